@@ -1,0 +1,1 @@
+//! Interlock's control-plane: topology, registration, leases, operations by region.

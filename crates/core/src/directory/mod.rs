@@ -1,0 +1,1 @@
+//! The channels of a namespace and their definitions, which converge.

@@ -1,0 +1,1 @@
+//! What the log means: directory, channel index, publisher sessions.

@@ -1,0 +1,1 @@
+//! Interlock's push-node: accepts, makes durable, replicates, serves gateways.

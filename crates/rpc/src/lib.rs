@@ -1,0 +1,1 @@
+//! Interlock's edge: protobuf to core, status details, TLS, servers and channels.

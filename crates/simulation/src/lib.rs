@@ -1,0 +1,1 @@
+//! A seeded world over the core and the memory storage.

@@ -1,0 +1,1 @@
+//! Interlock's append log and projections: the contract, memory and RocksDB.

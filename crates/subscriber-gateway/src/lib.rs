@@ -1,0 +1,1 @@
+//! Interlock's subscriber-gateway: one upstream copy, any number of subscribers.

@@ -1,0 +1,1 @@
+//! Interlock's logs, traces and metrics.
