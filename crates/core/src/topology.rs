@@ -1,1 +1,332 @@
-//! (in progress)
+//! The versioned document of who holds what: regions, groups, nodes, namespaces
+//! and their placement.
+//!
+//! Only the control-plane writes it, or the owner of a static file. Nodes read
+//! it through the queries here.
+
+use std::collections::BTreeSet;
+
+use thiserror::Error;
+
+use crate::identity::{FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion};
+use crate::limits::MAX_GROUPS_PER_MESSAGE;
+use crate::names::{GroupName, NamespaceName, NodeName, RegionName};
+
+pub mod edit;
+
+/// A named set of regions (METHOD M15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Given once, never reused; messages carry it.
+    pub number: GroupNumber,
+    /// Its name.
+    pub name: GroupName,
+    /// The regions in it.
+    pub regions: Vec<RegionName>,
+}
+
+/// How a node stands to the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeState {
+    /// It holds the namespaces of its region.
+    Active,
+    /// It accepts nothing, serves and drains.
+    Leaving,
+    /// It is gone for good; its number stays taken.
+    Removed,
+}
+
+/// A push-node as the topology knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Given once to the name, never reused.
+    pub number: NodeNumber,
+    /// Its name.
+    pub name: NodeName,
+    /// Where it stands.
+    pub region: RegionName,
+    /// Where peers replicate to, `host:port`.
+    pub replication_address: String,
+    /// Where gateways and clients call, `host:port`.
+    pub client_address: String,
+    /// How it stands to the mesh.
+    pub state: NodeState,
+    /// Of its last registration.
+    pub fencing_token: FencingToken,
+}
+
+/// A member a namespace was founded with: it starts ready once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Founder {
+    /// The member.
+    pub node: NodeNumber,
+    /// Set once it has opened the namespace; an empty database that comes later
+    /// takes its state from another member first.
+    pub opened: bool,
+}
+
+/// A family of channels and where it is placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Given once, never reused.
+    pub number: NamespaceNumber,
+    /// Its name.
+    pub name: NamespaceName,
+    /// The groups it is placed on.
+    pub groups: Vec<GroupName>,
+    /// Bytes of log a member may hold before publications are refused; 0 is the
+    /// node's default.
+    pub disk_cap_bytes: u64,
+    /// Whom it was founded with.
+    pub founders: Vec<Founder>,
+}
+
+/// The versioned document of who holds what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Orders documents.
+    pub version: TopologyVersion,
+    /// All regions.
+    pub regions: Vec<RegionName>,
+    /// All groups.
+    pub groups: Vec<Group>,
+    /// All nodes, removed ones too.
+    pub nodes: Vec<Node>,
+    /// All namespaces.
+    pub namespaces: Vec<Namespace>,
+}
+
+/// What is wrong with a topology document. It has to be written anew.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TopologyError {
+    /// Two things of one kind have one number or one name.
+    #[error("{kind} {name:?} appears twice, by its name or its number")]
+    Duplicate {
+        /// "region", "group", "node" or "namespace".
+        kind: &'static str,
+        /// The second one's name.
+        name: String,
+    },
+    /// A number is 0, which the wire uses for "none".
+    #[error("{kind} {name:?} has the number 0")]
+    NumberZero {
+        /// "group", "node" or "namespace".
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Something names a region that is not there.
+    #[error("{kind} {name:?} names the unknown region {region}")]
+    UnknownRegion {
+        /// "group" or "node".
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What it names.
+        region: RegionName,
+    },
+    /// A namespace names a group that is not there.
+    #[error("namespace {namespace} names the unknown group {group}")]
+    UnknownGroup {
+        /// The namespace.
+        namespace: NamespaceName,
+        /// What it names.
+        group: GroupName,
+    },
+    /// A namespace has a founder that is not there.
+    #[error("namespace {namespace} has the unknown founder {founder}")]
+    UnknownFounder {
+        /// The namespace.
+        namespace: NamespaceName,
+        /// What it names.
+        founder: NodeNumber,
+    },
+    /// A namespace without groups would be nowhere; with too many, its messages
+    /// could not name them all.
+    #[error("namespace {namespace} is placed on {groups} groups; 1 to {MAX_GROUPS_PER_MESSAGE} are possible")]
+    Placement {
+        /// The namespace.
+        namespace: NamespaceName,
+        /// How many it names.
+        groups: usize,
+    },
+}
+
+impl Topology {
+    /// The node of a number, removed ones too.
+    pub fn node(&self, number: NodeNumber) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.number == number)
+    }
+
+    /// The node of a name, removed ones too.
+    pub fn node_by_name(&self, name: &NodeName) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == *name)
+    }
+
+    /// The namespace of a number.
+    pub fn namespace(&self, number: NamespaceNumber) -> Option<&Namespace> {
+        self.namespaces.iter().find(|namespace| namespace.number == number)
+    }
+
+    /// The namespace of a name.
+    pub fn namespace_by_name(&self, name: &NamespaceName) -> Option<&Namespace> {
+        self.namespaces.iter().find(|namespace| namespace.name == *name)
+    }
+
+    /// The group of a name.
+    pub fn group_by_name(&self, name: &GroupName) -> Option<&Group> {
+        self.groups.iter().find(|group| group.name == *name)
+    }
+
+    /// The group of a number.
+    pub fn group(&self, number: GroupNumber) -> Option<&Group> {
+        self.groups.iter().find(|group| group.number == number)
+    }
+
+    /// The numbers of the groups a namespace is placed on, ascending: what a
+    /// message names (METHOD M15).
+    pub fn groups_of(&self, namespace: NamespaceNumber) -> Vec<GroupNumber> {
+        let mut numbers: Vec<GroupNumber> = self
+            .placement(namespace)
+            .map(|group| group.number)
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// Whether a namespace's data may be in a region (METHOD M15).
+    pub fn is_placed_in(&self, namespace: NamespaceNumber, region: &RegionName) -> bool {
+        self.placement(namespace).any(|group| group.regions.contains(region))
+    }
+
+    /// The members of a namespace: the active nodes in the regions of its groups,
+    /// by ascending number.
+    pub fn members(&self, namespace: NamespaceNumber) -> Vec<&Node> {
+        let regions: BTreeSet<&RegionName> =
+            self.placement(namespace).flat_map(|group| &group.regions).collect();
+        let mut members: Vec<&Node> = self
+            .nodes
+            .iter()
+            .filter(|node| node.state == NodeState::Active && regions.contains(&node.region))
+            .collect();
+        members.sort_unstable_by_key(|node| node.number);
+        members
+    }
+
+    /// Whether a node is a member of a namespace.
+    pub fn is_member(&self, node: NodeNumber, namespace: NamespaceNumber) -> bool {
+        self.node(node).is_some_and(|node| {
+            node.state == NodeState::Active && self.is_placed_in(namespace, &node.region)
+        })
+    }
+
+    /// The namespaces a node is a member of, by ascending number.
+    pub fn namespaces_of(&self, node: NodeNumber) -> Vec<NamespaceNumber> {
+        let mut numbers: Vec<NamespaceNumber> = self
+            .namespaces
+            .iter()
+            .map(|namespace| namespace.number)
+            .filter(|namespace| self.is_member(node, *namespace))
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The nodes that share at least one namespace with a node, without itself,
+    /// by ascending number: whom it replicates with.
+    pub fn peers_of(&self, node: NodeNumber) -> Vec<&Node> {
+        let namespaces = self.namespaces_of(node);
+        let mut peers: Vec<&Node> = self
+            .nodes
+            .iter()
+            .filter(|peer| peer.number != node)
+            .filter(|peer| namespaces.iter().any(|name| self.is_member(peer.number, *name)))
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.number);
+        peers
+    }
+
+    /// Checks that numbers and names are unique and that what is named is there.
+    pub fn validate(&self) -> Result<(), TopologyError> {
+        self.validate_uniqueness()?;
+        let regions: BTreeSet<&RegionName> = self.regions.iter().collect();
+        let unknown = |kind, name: &str, region: &RegionName| TopologyError::UnknownRegion {
+            kind,
+            name: name.to_owned(),
+            region: region.clone(),
+        };
+        for group in &self.groups {
+            if let Some(region) = group.regions.iter().find(|region| !regions.contains(region)) {
+                return Err(unknown("group", group.name.as_str(), region));
+            }
+        }
+        for node in &self.nodes {
+            if !regions.contains(&node.region) {
+                return Err(unknown("node", node.name.as_str(), &node.region));
+            }
+        }
+        self.namespaces.iter().try_for_each(|namespace| self.validate_namespace(namespace))
+    }
+
+    fn validate_uniqueness(&self) -> Result<(), TopologyError> {
+        let regions = self.regions.iter().map(|name| (None, name.as_str()));
+        unique("region", regions)?;
+        let groups = self.groups.iter();
+        unique("group", groups.map(|it| (Some(it.number.get()), it.name.as_str())))?;
+        let nodes = self.nodes.iter();
+        unique("node", nodes.map(|it| (Some(it.number.get()), it.name.as_str())))?;
+        let namespaces = self.namespaces.iter();
+        unique("namespace", namespaces.map(|it| (Some(it.number.get()), it.name.as_str())))
+    }
+
+    fn validate_namespace(&self, namespace: &Namespace) -> Result<(), TopologyError> {
+        if !(1..=MAX_GROUPS_PER_MESSAGE).contains(&namespace.groups.len()) {
+            return Err(TopologyError::Placement {
+                namespace: namespace.name.clone(),
+                groups: namespace.groups.len(),
+            });
+        }
+        if let Some(group) =
+            namespace.groups.iter().find(|group| self.group_by_name(group).is_none())
+        {
+            return Err(TopologyError::UnknownGroup {
+                namespace: namespace.name.clone(),
+                group: group.clone(),
+            });
+        }
+        match namespace.founders.iter().find(|founder| self.node(founder.node).is_none()) {
+            Some(founder) => Err(TopologyError::UnknownFounder {
+                namespace: namespace.name.clone(),
+                founder: founder.node,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The groups a namespace is placed on; none for an unknown namespace.
+    fn placement(&self, namespace: NamespaceNumber) -> impl Iterator<Item = &Group> {
+        self.namespace(namespace)
+            .into_iter()
+            .flat_map(|namespace| &namespace.groups)
+            .filter_map(|name| self.group_by_name(name))
+    }
+}
+
+fn unique<'a>(
+    kind: &'static str,
+    things: impl Iterator<Item = (Option<u32>, &'a str)>,
+) -> Result<(), TopologyError> {
+    let mut numbers = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for (number, name) in things {
+        if number == Some(0) {
+            return Err(TopologyError::NumberZero { kind, name: name.to_owned() });
+        }
+        let number_is_new = number.is_none_or(|number| numbers.insert(number));
+        if !names.insert(name) || !number_is_new {
+            return Err(TopologyError::Duplicate { kind, name: name.to_owned() });
+        }
+    }
+    Ok(())
+}

@@ -1,1 +1,321 @@
-//! (in progress)
+//! The little of protobuf that the core writes and reads itself: varints,
+//! fixed64 and length-delimited fields.
+//!
+//! What is written equals, byte for byte, what prost writes for the same fields:
+//! ascending, default values omitted, repeated numbers packed. The reader does
+//! not copy, passes over unknown fields, and refuses rather than panics whatever
+//! it is given.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+/// Why bytes could not be read as protobuf. The same bytes will always fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WireError {
+    /// The bytes end within a field.
+    #[error("the bytes end within a field")]
+    Truncated,
+    /// A varint of more than 64 bits.
+    #[error("a varint has more than 64 bits")]
+    VarintTooLong,
+    /// A field number of 0, or one above what protobuf has.
+    #[error("a field number is outside 1 to 536870911")]
+    FieldNumber,
+    /// A field with a wire type that proto3 does not have.
+    #[error("field {field} has the wire type {wire_type}, which proto3 does not have")]
+    WireType {
+        /// The field.
+        field: u32,
+        /// Its wire type.
+        wire_type: u8,
+    },
+    /// A field has another type than it should.
+    #[error("field {field} has another type than it should")]
+    UnexpectedType {
+        /// The field.
+        field: u32,
+    },
+    /// A number does not fit the field.
+    #[error("the number in field {field} is too large")]
+    NumberTooLarge {
+        /// The field.
+        field: u32,
+    },
+    /// Text that is not UTF-8.
+    #[error("field {field} is not UTF-8")]
+    NotUtf8 {
+        /// The field.
+        field: u32,
+    },
+}
+
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const DELIMITED: u8 = 2;
+const FIXED32: u8 = 5;
+const MAX_FIELD_NUMBER: u64 = (1 << 29) - 1;
+
+/// Appends a varint to a buffer.
+pub fn put_varint(buffer: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        buffer.push((value as u8) | 0x80);
+        value >>= 7;
+    }
+    buffer.push(value as u8);
+}
+
+/// Takes a varint off the front of a slice.
+pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, WireError> {
+    let mut value = 0_u64;
+    for (index, byte) in bytes.iter().copied().enumerate() {
+        // The tenth byte has room for the 64th bit alone.
+        if index == 9 && byte > 1 {
+            return Err(WireError::VarintTooLong);
+        }
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte < 0x80 {
+            *bytes = &bytes[index + 1..];
+            return Ok(value);
+        }
+    }
+    Err(WireError::Truncated)
+}
+
+/// How many bytes a varint takes.
+pub const fn varint_length(value: u64) -> usize {
+    let bits = 64 - (value | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+/// Writes fields in the order of the calls, which must be ascending. Fields with
+/// their default value are omitted unless a method says otherwise.
+#[derive(Debug, Default)]
+pub struct Writer {
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// An empty writer.
+    pub const fn new() -> Self {
+        Self { buffer: Vec::new() }
+    }
+
+    /// An empty writer with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { buffer: Vec::with_capacity(bytes) }
+    }
+
+    /// Everything written.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from(self.buffer)
+    }
+
+    /// uint32, uint64 or an enum.
+    pub fn number(&mut self, field: u32, value: u64) {
+        if value != 0 {
+            self.tag(field, VARINT);
+            put_varint(&mut self.buffer, value);
+        }
+    }
+
+    /// bool.
+    pub fn boolean(&mut self, field: u32, value: bool) {
+        self.number(field, u64::from(value));
+    }
+
+    /// fixed64.
+    pub fn fixed64(&mut self, field: u32, value: u64) {
+        if value != 0 {
+            self.tag(field, FIXED64);
+            self.buffer.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// bytes.
+    pub fn bytes(&mut self, field: u32, value: &[u8]) {
+        if !value.is_empty() {
+            self.repeated_bytes(field, value);
+        }
+    }
+
+    /// string.
+    pub fn text(&mut self, field: u32, value: &str) {
+        self.bytes(field, value.as_bytes());
+    }
+
+    /// One element of a repeated bytes or string field: written also when empty.
+    pub fn repeated_bytes(&mut self, field: u32, value: &[u8]) {
+        self.tag(field, DELIMITED);
+        put_varint(&mut self.buffer, value.len() as u64);
+        self.buffer.extend_from_slice(value);
+    }
+
+    /// Packed repeated numbers.
+    pub fn packed(&mut self, field: u32, values: impl Iterator<Item = u64> + Clone) {
+        let length: usize = values.clone().map(varint_length).sum();
+        if length != 0 {
+            self.tag(field, DELIMITED);
+            put_varint(&mut self.buffer, length as u64);
+            values.for_each(|value| put_varint(&mut self.buffer, value));
+        }
+    }
+
+    /// A message that is there: written also when all its fields have their
+    /// default values, so that a reader sees that it is there.
+    pub fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
+        self.tag(field, DELIMITED);
+        // Nearly every nested message is shorter than 128 bytes, so room for one
+        // byte of length is kept; longer ones are moved behind their length.
+        let length_at = self.buffer.len();
+        self.buffer.push(0);
+        write(self);
+        let length = self.buffer.len() - length_at - 1;
+        if length < 0x80 {
+            self.buffer[length_at] = length as u8;
+        } else {
+            let mut prefix = Vec::with_capacity(varint_length(length as u64));
+            put_varint(&mut prefix, length as u64);
+            self.buffer.splice(length_at..=length_at, prefix);
+        }
+    }
+
+    fn tag(&mut self, field: u32, wire_type: u8) {
+        put_varint(&mut self.buffer, u64::from(field) << 3 | u64::from(wire_type));
+    }
+}
+
+/// One field as read.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a> {
+    /// Its number.
+    pub number: u32,
+    value: Value<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Value<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Fixed32,
+    Delimited(&'a [u8]),
+}
+
+impl<'a> Field<'a> {
+    /// uint64 or an enum.
+    pub fn number(&self) -> Result<u64, WireError> {
+        match self.value {
+            Value::Varint(value) => Ok(value),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// uint32.
+    pub fn number32(&self) -> Result<u32, WireError> {
+        u32::try_from(self.number()?).map_err(|_| WireError::NumberTooLarge { field: self.number })
+    }
+
+    /// bool.
+    pub fn boolean(&self) -> Result<bool, WireError> {
+        Ok(self.number()? != 0)
+    }
+
+    /// fixed64.
+    pub fn fixed64(&self) -> Result<u64, WireError> {
+        match self.value {
+            Value::Fixed64(value) => Ok(value),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// bytes, borrowed.
+    pub fn bytes(&self) -> Result<&'a [u8], WireError> {
+        match self.value {
+            Value::Delimited(bytes) => Ok(bytes),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// string, borrowed.
+    pub fn text(&self) -> Result<&'a str, WireError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| WireError::NotUtf8 { field: self.number })
+    }
+
+    /// A nested message.
+    pub fn message(&self) -> Result<Reader<'a>, WireError> {
+        Ok(Reader::new(self.bytes()?))
+    }
+
+    /// Appends the numbers of a repeated uint32 field, packed or not.
+    pub fn numbers32(&self, into: &mut Vec<u32>) -> Result<(), WireError> {
+        let Value::Delimited(mut packed) = self.value else {
+            into.push(self.number32()?);
+            return Ok(());
+        };
+        while !packed.is_empty() {
+            let number = take_varint(&mut packed)?;
+            let number = u32::try_from(number)
+                .map_err(|_| WireError::NumberTooLarge { field: self.number })?;
+            into.push(number);
+        }
+        Ok(())
+    }
+
+    fn unexpected(&self) -> WireError {
+        WireError::UnexpectedType { field: self.number }
+    }
+}
+
+/// Reads fields one after the other, without copying.
+///
+/// What it lends is part of the slice it was made from; a reader of `Bytes` that
+/// wants to keep a part takes `Bytes::slice_ref` of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Reads a message.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The next field; `None` at the end. After an error there is nothing more to
+    /// read.
+    pub fn next_field(&mut self) -> Result<Option<Field<'a>>, WireError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let tag = take_varint(&mut self.rest)?;
+        let number = match tag >> 3 {
+            number @ 1..=MAX_FIELD_NUMBER => number as u32,
+            _ => return Err(WireError::FieldNumber),
+        };
+        let value = match (tag & 7) as u8 {
+            VARINT => Value::Varint(take_varint(&mut self.rest)?),
+            FIXED64 => {
+                let bytes = self.take(8)?;
+                Value::Fixed64(u64::from_le_bytes(
+                    bytes.try_into().expect("eight bytes were taken"),
+                ))
+            }
+            DELIMITED => {
+                let length = take_varint(&mut self.rest)?;
+                let length = usize::try_from(length).map_err(|_| WireError::Truncated)?;
+                Value::Delimited(self.take(length)?)
+            }
+            FIXED32 => {
+                self.take(4)?;
+                Value::Fixed32
+            }
+            wire_type => return Err(WireError::WireType { field: number, wire_type }),
+        };
+        Ok(Some(Field { number, value }))
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], WireError> {
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(WireError::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+}

@@ -1,0 +1,1 @@
+//! Edits of the topology document: pure functions from one version to the next.
