@@ -1,1 +1,3 @@
 //! Interlock's control-plane: topology, registration, leases, operations by region.
+
+pub mod store;
