@@ -1,2 +1,92 @@
-//! Entry.
-fn main() {}
+//! `cargo xtask …`: every build, test, simulation, demonstration and
+//! measurement of Interlock goes through here, so that the whole workspace is
+//! always built with one set of features and RocksDB is compiled once.
+
+mod checks;
+mod demo;
+mod interlock_command;
+mod mesh;
+mod setup;
+mod story;
+mod web_origin;
+mod workspace;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and demonstrates Interlock.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install or name what the build needs.
+    Setup,
+    /// Build everything.
+    Build,
+    /// Set up, build and run all tests.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// fmt, clippy, cargo-deny and buf, as the gate runs them.
+    Lint,
+    /// Start three regions and a control-plane on loopback, or check M1–M15 with them.
+    Demo(demo::DemoArguments),
+    /// Run the simulation; arguments go to it (see `cargo xtask simulate --help`).
+    #[command(disable_help_flag = true)]
+    Simulate {
+        /// Arguments of the simulation.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Kill -9 push-nodes at random under load and check what the regions hold.
+    Kills {
+        /// How many kills.
+        #[arg(long, default_value_t = 100)]
+        kills: u32,
+        /// Decides who is killed and when.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// First figures: durable publishes per second, latency to a remote subscriber.
+    Measure {
+        /// Seconds for each measurement.
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+    },
+    /// Run a fuzz target with random and mutated inputs (cargo-fuzz where a nightly toolchain is there).
+    Fuzz {
+        /// Which target; all when left out.
+        target: Option<String>,
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+}
+
+fn main() -> Result<()> {
+    let root = workspace::root();
+    match Arguments::parse().task {
+        Task::Setup => setup::install_what_is_missing(),
+        Task::Build => workspace::build(&root),
+        Task::Test { filter } => workspace::test(&root, filter.as_deref()),
+        Task::Lint => checks::lint(&root),
+        Task::Demo(arguments) => demo::run(&root, &arguments),
+        Task::Simulate { arguments } => workspace::simulate(&root, &arguments),
+        Task::Kills { kills, seed } => workspace::kills(&root, kills, seed),
+        Task::Measure { seconds } => demo::measure(&root, seconds),
+        Task::Fuzz { target, seconds } => checks::fuzz(&root, target.as_deref(), seconds),
+    }
+}
+
+/// Where the demonstration keeps its data unless told otherwise.
+fn demo_folder(root: &std::path::Path) -> Result<PathBuf> {
+    Ok(workspace::target_folder(root)?.join("interlock-demo"))
+}

@@ -1,0 +1,344 @@
+//! Three regions and a control-plane on loopback, each service a process of its
+//! own: started, killed, restarted, stopped.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The regions of the demonstration.
+pub const REGIONS: [&str; 3] = ["europe", "america", "asia"];
+
+/// How long a process may take until it listens.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a process may take to stop after SIGTERM before it is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A mesh of processes under one folder.
+pub struct Mesh {
+    folder: PathBuf,
+    binaries: PathBuf,
+    web_origins: BTreeMap<String, String>,
+    ports: BTreeMap<String, u16>,
+    processes: BTreeMap<String, Child>,
+}
+
+impl Mesh {
+    /// A mesh that keeps its data, ports and logs under `folder`; `web_origins`
+    /// gives regions the base address of their web server (METHOD M5).
+    pub fn new(
+        folder: &Path,
+        binaries: &Path,
+        web_origins: BTreeMap<String, String>,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder.join("logs"))
+            .with_context(|| format!("creating {}", folder.display()))?;
+        let mut mesh = Self {
+            folder: folder.to_owned(),
+            binaries: binaries.to_owned(),
+            web_origins,
+            ports: BTreeMap::new(),
+            processes: BTreeMap::new(),
+        };
+        mesh.choose_ports()?;
+        mesh.write_context()?;
+        Ok(mesh)
+    }
+
+    /// The context file for the `interlock` command.
+    pub fn context_file(&self) -> PathBuf {
+        self.folder.join("context.toml")
+    }
+
+    /// Where the mesh keeps what it writes.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The name of a region's push-node.
+    pub fn push_node(region: &str) -> String {
+        format!("{region}-1")
+    }
+
+    /// The name of a region's gateway.
+    pub fn gateway(region: &str) -> String {
+        format!("{region}-gateway")
+    }
+
+    /// Starts all processes and waits until each listens.
+    pub fn start(&mut self) -> Result<()> {
+        self.start_control_plane()?;
+        for region in REGIONS {
+            self.start_push_node(region)?;
+        }
+        for region in REGIONS {
+            self.start_gateway(region)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the control-plane.
+    pub fn start_control_plane(&mut self) -> Result<()> {
+        let arguments = vec![
+            "--listen".to_owned(),
+            self.address("control-plane"),
+            "--metrics-listen".to_owned(),
+            self.address("control-plane metrics"),
+            "--data-dir".to_owned(),
+            self.data("control-plane"),
+        ];
+        self.spawn("control-plane", "control-plane", &arguments)
+    }
+
+    /// Starts a region's push-node.
+    pub fn start_push_node(&mut self, region: &str) -> Result<()> {
+        let name = Self::push_node(region);
+        let mut arguments = vec![
+            "--name".to_owned(),
+            name.clone(),
+            "--region".to_owned(),
+            region.to_owned(),
+            "--data-dir".to_owned(),
+            self.data(&name),
+            "--client-listen".to_owned(),
+            self.address(&name),
+            "--replication-listen".to_owned(),
+            self.address(&format!("{name} replication")),
+            "--metrics-listen".to_owned(),
+            self.address(&format!("{name} metrics")),
+            "--control-plane".to_owned(),
+            self.url("control-plane"),
+        ];
+        if let Some(origin) = self.web_origins.get(region) {
+            arguments.extend([
+                "--web-origin".to_owned(),
+                origin.clone(),
+                "--allow-private-sources".to_owned(),
+            ]);
+        }
+        self.spawn(&name, "push-node", &arguments)
+    }
+
+    /// Starts a region's gateway.
+    pub fn start_gateway(&mut self, region: &str) -> Result<()> {
+        let name = Self::gateway(region);
+        let arguments = vec![
+            "--name".to_owned(),
+            name.clone(),
+            "--region".to_owned(),
+            region.to_owned(),
+            "--listen".to_owned(),
+            self.address(&name),
+            "--metrics-listen".to_owned(),
+            self.address(&format!("{name} metrics")),
+            "--push-nodes".to_owned(),
+            self.url(&Self::push_node(region)),
+        ];
+        self.spawn(&name, "subscriber-gateway", &arguments)
+    }
+
+    /// Ends a process as a power switch would (SIGKILL) and reaps it.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        let mut child =
+            self.processes.remove(name).with_context(|| format!("{name} does not run"))?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks a process to stop (SIGTERM) and waits for it.
+    pub fn stop(&mut self, name: &str) -> Result<()> {
+        let Some(mut child) = self.processes.remove(name) else { return Ok(()) };
+        stop_child(name, &mut child)
+    }
+
+    /// Stops everything, gateways first.
+    pub fn stop_all(&mut self) -> Result<()> {
+        for region in REGIONS {
+            self.stop(&Self::gateway(region))?;
+        }
+        let mut nodes: Vec<(String, Child)> =
+            std::mem::take(&mut self.processes).into_iter().collect();
+        for (_, child) in &nodes {
+            signal(child)?;
+        }
+        for (name, child) in &mut nodes {
+            wait_or_kill(name, child)?;
+        }
+        Ok(())
+    }
+
+    /// The first process that ended without being asked to.
+    pub fn ended(&mut self) -> Option<String> {
+        self.processes.iter_mut().find_map(|(name, child)| match child.try_wait() {
+            Ok(Some(status)) => Some(format!(
+                "{name} ended with {status}; its log: {}",
+                self.folder.join("logs").join(format!("{name}.log")).display()
+            )),
+            _ => None,
+        })
+    }
+
+    /// `name  address` lines for people.
+    pub fn listing(&self) -> String {
+        let mut text = String::new();
+        for (name, port) in &self.ports {
+            let _ = writeln!(text, "  {name:26} 127.0.0.1:{port}");
+        }
+        text
+    }
+
+    fn spawn(&mut self, name: &str, binary: &str, arguments: &[String]) -> Result<()> {
+        let log_path = self.folder.join("logs").join(format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(&log_path)?;
+        let mut child = Command::new(self.binaries.join(binary))
+            .args(arguments)
+            .arg("--announce")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {binary}"))?;
+        let stdout = child.stdout.take().context("the child has no stdout")?;
+        if let Err(error) = wait_for_announcement(stdout) {
+            let ended = child.try_wait().ok().flatten();
+            let _ = child.kill();
+            let _ = child.wait();
+            let how = ended.map_or_else(String::new, |status| format!(" (it ended with {status})"));
+            return Err(error
+                .context(format!("{name} does not listen{how}; its log: {}", log_path.display())));
+        }
+        self.processes.insert(name.to_owned(), child);
+        Ok(())
+    }
+
+    fn data(&self, name: &str) -> String {
+        self.folder.join("data").join(name).display().to_string()
+    }
+
+    fn address(&self, name: &str) -> String {
+        format!("127.0.0.1:{}", self.ports[name])
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("http://{}", self.address(name))
+    }
+
+    /// Keeps the ports of the last start where they are still free, so that a
+    /// kept context file stays true.
+    fn choose_ports(&mut self) -> Result<()> {
+        let file = self.folder.join("ports.json");
+        let kept: BTreeMap<String, u16> = fs::read(&file)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let mut held = Vec::new();
+        for name in process_addresses() {
+            let listener = kept
+                .get(&name)
+                .and_then(|port| TcpListener::bind(("127.0.0.1", *port)).ok())
+                .map_or_else(|| TcpListener::bind(("127.0.0.1", 0)), Ok)?;
+            self.ports.insert(name, listener.local_addr()?.port());
+            held.push(listener);
+        }
+        fs::write(&file, serde_json::to_vec_pretty(&self.ports)?)?;
+        Ok(())
+    }
+
+    fn write_context(&self) -> Result<()> {
+        let mut text = String::from("current = \"demo\"\n\n[contexts.demo]\n");
+        let _ = writeln!(
+            text,
+            "control_plane = \"{}\"\ndefault_region = \"{}\"",
+            self.url("control-plane"),
+            REGIONS[0]
+        );
+        for region in REGIONS {
+            let _ = writeln!(
+                text,
+                "\n[contexts.demo.regions.{region}]\npush_nodes = [\"{}\"]\ngateways = [\"{}\"]",
+                self.url(&Self::push_node(region)),
+                self.url(&Self::gateway(region)),
+            );
+        }
+        fs::write(self.context_file(), text)?;
+        Ok(())
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        for child in self.processes.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn process_addresses() -> Vec<String> {
+    let mut names = vec!["control-plane".to_owned(), "control-plane metrics".to_owned()];
+    for region in REGIONS {
+        let node = Mesh::push_node(region);
+        let gateway = Mesh::gateway(region);
+        names.extend([format!("{node} replication"), format!("{node} metrics"), node]);
+        names.extend([format!("{gateway} metrics"), gateway]);
+    }
+    names
+}
+
+/// Waits for the one line that a service prints once it listens, and goes on
+/// draining its stdout afterwards so that the pipe never fills.
+fn wait_for_announcement(stdout: std::process::ChildStdout) -> Result<()> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let deadline = Instant::now() + START_LIMIT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = receiver
+            .recv_timeout(left)
+            .map_err(|_| anyhow!("no announcement within {START_LIMIT:?}"))?;
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if event["event"] == "listening" {
+            return Ok(());
+        }
+    }
+}
+
+fn signal(child: &Child) -> Result<()> {
+    let pid =
+        i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("the child has no pid")?;
+    // A child that has ended already is what was wanted.
+    let _ = kill_process(pid, Signal::TERM);
+    Ok(())
+}
+
+fn stop_child(name: &str, child: &mut Child) -> Result<()> {
+    signal(child)?;
+    wait_or_kill(name, child)
+}
+
+fn wait_or_kill(name: &str, child: &mut Child) -> Result<()> {
+    let deadline = Instant::now() + STOP_LIMIT;
+    while Instant::now() < deadline {
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()?;
+    bail!("{name} did not stop within {STOP_LIMIT:?} of SIGTERM and was killed")
+}
