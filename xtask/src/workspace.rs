@@ -12,9 +12,6 @@ use crate::setup;
 /// How many C++ files RocksDB 11 compiles, for the progress of a first build.
 const ROCKSDB_FILES: u64 = 343;
 
-/// The names of the binaries that tests and the demonstration start.
-pub const BINARIES: [&str; 4] = ["push-node", "control-plane", "subscriber-gateway", "interlock"];
-
 /// The workspace's root, from where this file was compiled.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
