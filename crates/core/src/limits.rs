@@ -15,6 +15,22 @@ pub const MAX_PLACE_NAME_BYTES: usize = 63;
 /// A namespace's name, see [`MAX_PLACE_NAME_BYTES`].
 pub const MAX_NAMESPACE_NAME_BYTES: usize = MAX_PLACE_NAME_BYTES;
 
+// The topology: one document that every node holds and that travels whole.
+
+/// Regions of one mesh.
+pub const MAX_REGIONS: usize = 256;
+/// Groups of one mesh.
+pub const MAX_GROUPS: usize = 1024;
+/// Nodes of one mesh, removed ones included.
+pub const MAX_NODES: usize = 1024;
+/// Namespaces of one mesh.
+pub const MAX_NAMESPACES: usize = 4096;
+/// An address, `host:port`: the longest DNS name, and a port.
+pub const MAX_ADDRESS_BYTES: usize = 253 + 6;
+/// The encoded document, see [`MAX_RECEIVED_MESSAGE_BYTES`]: all nodes at their
+/// longest, and what a few thousand namespaces usually take.
+pub const MAX_TOPOLOGY_BYTES: usize = 3 * MEBIBYTE;
+
 // Messages.
 
 /// A publication's payload. A push mesh carries changes, not files; larger ones
