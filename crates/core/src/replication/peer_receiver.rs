@@ -1,1 +1,606 @@
-//! (in progress)
+//! The receiver of one replication stream (METHOD M10): we are the callee, a
+//! peer serves us logs. It answers the greeting, asks for the logs that were
+//! chosen for this stream, hands frames to the log writer, and acknowledges what
+//! is durable.
+//!
+//! The driver carries out [`ReceiverAction`]s in order. Each
+//! [`ReceiverAction::Submit`] and [`ReceiverAction::SubmitHole`] is answered once,
+//! in the order of submission, with [`PeerReceiver::handle_outcome`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::clock::{Moment, WallTime};
+use crate::identity::{LogName, Mark, MemberOpening, MessageNumber, NodeNumber, TopologyVersion};
+use crate::limits::{
+    MAX_BASE_ENTRIES_BYTES, MAX_FRAME_BYTES, MAX_FRAME_MESSAGES, MAX_MARKS_PER_FRAME,
+    MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME, MAX_PARENTS, MAX_SEND_BYTES,
+};
+use crate::replication::frames::{
+    Ack, BaseEntries, Fact, Frame, Hello, Hole, LogOffer, Nack, NackReason, PROTOCOL_VERSION,
+    ReceiverFrame, Refused, SenderFrame, Unwant, Want, Welcome,
+};
+use crate::replication::timing::{
+    ACKNOWLEDGEMENT_INTERVAL, GREETING_LIMIT, HEARTBEAT_INTERVAL, NACK_INTERVAL, SILENCE_LIMIT,
+};
+use crate::topology::Topology;
+
+/// What a receiver is told at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiverConfig {
+    /// Unacknowledged bytes to take on this stream, see
+    /// [`WINDOW_BYTES`](crate::limits::WINDOW_BYTES).
+    pub window_bytes: u64,
+}
+
+/// What the log writer made of a submitted frame or hole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubmissionOutcome {
+    /// Appended, a part of it at least; the acknowledgement follows when it is
+    /// durable.
+    Appended,
+    /// All of it was there already (METHOD M10).
+    AlreadyHeld,
+    /// Not appended.
+    Nack {
+        /// The number that would be taken next.
+        expected: MessageNumber,
+        /// Why.
+        reason: NackReason,
+        /// For people.
+        detail: String,
+    },
+    /// We are no member of its namespace by this version.
+    Refused {
+        /// Our topology.
+        version: TopologyVersion,
+    },
+    /// Dropped for a reason that is not the sender's: it comes again.
+    Dropped,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReceiverAction {
+    /// Put a frame on the stream.
+    Transmit(ReceiverFrame),
+    /// Put a heartbeat with the driver's wall clock on the stream.
+    TransmitHeartbeat,
+    /// The peer has introduced itself. The driver checks who it is and answers
+    /// with [`PeerReceiver::accept`], or closes the stream.
+    PeerIntroduced(Hello),
+    /// The peer's wall clock, to notice clocks that are far off.
+    PeerClock(WallTime),
+    /// The peer can serve these logs.
+    Offered {
+        /// The peer.
+        peer: NodeNumber,
+        /// The logs.
+        offers: Vec<LogOffer>,
+    },
+    /// To the log writer.
+    Submit(Frame),
+    /// To the log writer, once nobody connected has what is missing.
+    SubmitHole(Hole),
+    /// To be merged into the state before the hole that follows.
+    BaseReceived(BaseEntries),
+    /// A fact the peer tells or passes on.
+    RelayedFact(Fact),
+    /// The peer does not serve the log: we are no member by its topology.
+    Refused(Refused),
+    /// The peer has a newer topology than we had.
+    TopologyReceived(Arc<Topology>),
+    /// Close the stream; nothing follows.
+    Disconnect {
+        /// Why.
+        reason: ReceiverDisconnect,
+    },
+}
+
+/// Why a receiver gave its stream up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReceiverDisconnect {
+    /// The peer's build speaks another protocol.
+    #[error("the peer speaks version {theirs} of the replication protocol, not {PROTOCOL_VERSION}")]
+    ProtocolVersion {
+        /// The peer's version.
+        theirs: u32,
+    },
+    /// The caller is this very node.
+    #[error("the caller says to be this node itself")]
+    Ourselves,
+    /// The stream was opened without a greeting.
+    #[error("the peer did not introduce itself")]
+    NoHello,
+    /// Nothing was heard for several heartbeats.
+    #[error("the peer has been silent for {} s", SILENCE_LIMIT.as_secs())]
+    Silent,
+    /// A frame that breaks the stream's rules.
+    #[error("the peer broke the rules of the stream: {rule}")]
+    RuleBroken {
+        /// Which rule.
+        rule: &'static str,
+    },
+}
+
+/// What happened on the stream, to be shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiverStatus {
+    /// Frames handed to the log writer.
+    pub submitted_frames: u64,
+    /// Frames of logs that were not wanted (any more).
+    pub unwanted_frames: u64,
+    /// Frames beyond the window, or while it was closed.
+    pub dropped_frames: u64,
+    /// Bytes at the log writer.
+    pub outstanding_bytes: u64,
+    /// Acknowledgements put on the stream.
+    pub acknowledgements: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    AwaitingHello { until: Moment },
+    AwaitingAccept { peer: NodeNumber },
+    Established { peer: NodeNumber },
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Complaint {
+    expected: MessageNumber,
+    reason: NackReason,
+    at: Moment,
+}
+
+/// A submission that the log writer has not answered.
+#[derive(Clone, Copy, Debug)]
+struct Submission {
+    window_bytes: u64,
+    through: MessageNumber,
+}
+
+#[derive(Clone, Debug, Default)]
+struct LogState {
+    wanted: bool,
+    submissions: VecDeque<Submission>,
+    complaint: Option<Complaint>,
+    /// The number to ask for when a closed window opens again.
+    dropped_from: Option<MessageNumber>,
+}
+
+/// The receiving end of one stream. See the module's documentation.
+#[derive(Debug)]
+pub struct PeerReceiver {
+    config: ReceiverConfig,
+    me: MemberOpening,
+    phase: Phase,
+    now: Moment,
+    heard_at: Moment,
+    heartbeat_at: Moment,
+    actions: VecDeque<ReceiverAction>,
+    peer_topology_version: TopologyVersion,
+    topology: Option<Arc<Topology>>,
+    logs: BTreeMap<LogName, LogState>,
+    /// Our durable marks, as far as the peer was or is going to be told.
+    durable: BTreeMap<LogName, Mark>,
+    unacknowledged: BTreeMap<LogName, Mark>,
+    acknowledge_at: Moment,
+    window_closed: bool,
+    status: ReceiverStatus,
+}
+
+impl PeerReceiver {
+    /// A receiver on a new stream.
+    pub fn new(now: Moment, config: ReceiverConfig, me: MemberOpening) -> Self {
+        Self {
+            config,
+            me,
+            phase: Phase::AwaitingHello { until: now + GREETING_LIMIT },
+            now,
+            heard_at: now,
+            heartbeat_at: now + HEARTBEAT_INTERVAL,
+            actions: VecDeque::new(),
+            peer_topology_version: TopologyVersion::default(),
+            topology: None,
+            logs: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            unacknowledged: BTreeMap::new(),
+            acknowledge_at: now,
+            window_closed: false,
+            status: ReceiverStatus::default(),
+        }
+    }
+
+    /// The peer that introduced itself may serve us: `welcome` answers it. Its
+    /// window is that of the configuration.
+    pub fn accept(&mut self, now: Moment, mut welcome: Welcome) {
+        self.now = now;
+        let Phase::AwaitingAccept { peer } = self.phase else { return };
+        self.phase = Phase::Established { peer };
+        self.heard_at = now;
+        self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+        welcome.window_bytes = self.config.window_bytes;
+        for (log, mark) in &welcome.marks {
+            raise(&mut self.durable, *log, *mark);
+        }
+        self.transmit(ReceiverFrame::Welcome(welcome));
+        self.share_topology();
+    }
+
+    /// A frame came from the peer.
+    pub fn handle_frame(&mut self, now: Moment, frame: SenderFrame) {
+        self.now = now;
+        self.heard_at = now;
+        match (self.phase, frame) {
+            (Phase::Closed, _) => {}
+            (Phase::AwaitingHello { .. }, SenderFrame::Hello(hello)) => self.handle_hello(hello),
+            (Phase::AwaitingHello { .. }, _) => self.rule_broken("a greeting comes first"),
+            (_, SenderFrame::Hello(_)) => self.rule_broken("there is one greeting"),
+            (_, SenderFrame::Heartbeat(heartbeat)) => {
+                self.actions.push_back(ReceiverAction::PeerClock(heartbeat.wall_clock));
+            }
+            (Phase::AwaitingAccept { .. }, _) => {
+                self.rule_broken("logs are offered after the welcome");
+            }
+            (Phase::Established { peer }, SenderFrame::Offer(offer)) => {
+                if offer.logs.len() > MAX_OFFERS_PER_FRAME || !offer.logs.iter().all(is_possible) {
+                    return self.rule_broken("an offer is of possible logs");
+                }
+                self.actions.push_back(ReceiverAction::Offered { peer, offers: offer.logs });
+            }
+            (Phase::Established { .. }, SenderFrame::Frame(frame)) => self.handle_messages(frame),
+            (Phase::Established { .. }, SenderFrame::Hole(hole)) => self.handle_hole(hole),
+            (Phase::Established { .. }, SenderFrame::BaseEntries(entries)) => {
+                let bytes: usize = entries.directory.iter().map(bytes::Bytes::len).sum();
+                if bytes > MAX_BASE_ENTRIES_BYTES + MAX_SEND_BYTES {
+                    return self.rule_broken("a frame of base entries is bounded");
+                }
+                self.actions.push_back(ReceiverAction::BaseReceived(entries));
+            }
+            (Phase::Established { .. }, SenderFrame::Topology(topology)) => {
+                self.peer_topology_version = self.peer_topology_version.max(topology.version);
+                self.actions.push_back(ReceiverAction::TopologyReceived(topology));
+            }
+            (Phase::Established { .. }, SenderFrame::RelayedAck(fact)) => {
+                if fact.marks.len() > MAX_MARKS_PER_FRAME
+                    || !fact.marks.iter().all(|(_, mark)| is_plausible(mark.m_id))
+                {
+                    return self.rule_broken("a mark is a possible number");
+                }
+                // What we hold ourselves nobody can tell us.
+                if fact.opening.node != self.me.node {
+                    self.actions.push_back(ReceiverAction::RelayedFact(fact));
+                }
+            }
+            (Phase::Established { .. }, SenderFrame::Refused(refused)) => {
+                self.actions.push_back(ReceiverAction::Refused(refused));
+            }
+        }
+    }
+
+    /// This stream was chosen to serve a log; `from` is the first message that is
+    /// not appended here.
+    pub fn handle_want(&mut self, now: Moment, log: LogName, from: MessageNumber) {
+        self.now = now;
+        if let Phase::Established { .. } = self.phase {
+            let state = self.logs.entry(log).or_default();
+            state.wanted = true;
+            state.complaint = None;
+            self.transmit(ReceiverFrame::Want(Want { log, from }));
+        }
+    }
+
+    /// This stream serves a log no longer.
+    pub fn handle_unwant(&mut self, now: Moment, log: &LogName) {
+        self.now = now;
+        let Some(state) = self.logs.get_mut(log) else { return };
+        let was_wanted = std::mem::take(&mut state.wanted);
+        state.dropped_from = None;
+        self.forget_if_idle(log);
+        if was_wanted && self.phase != Phase::Closed {
+            self.transmit(ReceiverFrame::Unwant(Unwant { log: *log }));
+        }
+    }
+
+    /// The log writer has answered the oldest open submission of this log.
+    pub fn handle_outcome(&mut self, now: Moment, log: &LogName, outcome: SubmissionOutcome) {
+        self.now = now;
+        let Some(state) = self.logs.get_mut(log) else { return };
+        let Some(submission) = state.submissions.pop_front() else { return };
+        self.status.outstanding_bytes =
+            self.status.outstanding_bytes.saturating_sub(submission.window_bytes);
+        match outcome {
+            SubmissionOutcome::Appended => state.complaint = None,
+            SubmissionOutcome::AlreadyHeld => {
+                // METHOD M10: a repeat is acknowledged again. Where it is not
+                // durable yet, the acknowledgement follows by itself.
+                if let Some(mark) = self.durable.get(log) {
+                    raise(&mut self.unacknowledged, *log, *mark);
+                }
+            }
+            SubmissionOutcome::Nack { expected, reason, detail } => {
+                self.complain(log, expected, reason, detail);
+            }
+            SubmissionOutcome::Refused { version } => {
+                let refused = Refused { log: *log, through: submission.through, version };
+                self.transmit(ReceiverFrame::Refused(refused));
+            }
+            SubmissionOutcome::Dropped => {}
+        }
+        self.forget_if_idle(log);
+        self.acknowledge();
+    }
+
+    /// These logs are durable up to these marks, whoever served them. The driver
+    /// leaves out the logs of namespaces that the peer is no member of.
+    pub fn handle_durable(&mut self, now: Moment, marks: &[(LogName, Mark)]) {
+        self.now = now;
+        for (log, mark) in marks {
+            if raise(&mut self.durable, *log, *mark) {
+                raise(&mut self.unacknowledged, *log, *mark);
+            }
+        }
+        self.acknowledge();
+    }
+
+    /// There is a newer topology here. The peer gets it if it has an older one.
+    pub fn handle_topology(&mut self, now: Moment, topology: Arc<Topology>) {
+        self.now = now;
+        self.topology = Some(topology);
+        self.share_topology();
+    }
+
+    /// Closes the window, or opens it again. Frames that come to a closed window
+    /// are dropped; when it opens they are asked for again at once.
+    pub fn set_window_closed(&mut self, now: Moment, closed: bool) {
+        self.now = now;
+        self.window_closed = closed;
+        if closed {
+            return;
+        }
+        let dropped: Vec<(LogName, MessageNumber)> = self
+            .logs
+            .iter_mut()
+            .filter_map(|(log, state)| Some((*log, state.dropped_from.take()?)))
+            .collect();
+        for (log, from) in dropped {
+            self.complain(&log, from, NackReason::OutOfOrder, "the window opens".to_owned());
+        }
+    }
+
+    /// The moment that [`Self::poll_timeout`] named has come.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.now = now;
+        match self.phase {
+            Phase::Closed => return,
+            Phase::AwaitingHello { until } if now >= until => {
+                return self.disconnect(ReceiverDisconnect::NoHello);
+            }
+            Phase::AwaitingHello { .. } => return,
+            Phase::AwaitingAccept { .. } | Phase::Established { .. } => {}
+        }
+        if now.since(self.heard_at) >= SILENCE_LIMIT {
+            return self.disconnect(ReceiverDisconnect::Silent);
+        }
+        self.acknowledge();
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+            if matches!(self.phase, Phase::Established { .. }) {
+                self.actions.push_back(ReceiverAction::TransmitHeartbeat);
+            }
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`] if nothing happens before. `None`
+    /// when the stream is closed.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        match self.phase {
+            Phase::Closed => None,
+            Phase::AwaitingHello { until } => Some(until),
+            Phase::AwaitingAccept { .. } | Phase::Established { .. } => {
+                let acknowledge_at =
+                    (!self.unacknowledged.is_empty()).then_some(self.acknowledge_at);
+                let silent_at = self.heard_at + SILENCE_LIMIT;
+                [Some(silent_at), Some(self.heartbeat_at), acknowledge_at]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<ReceiverAction> {
+        self.actions.pop_front()
+    }
+
+    /// What happened on the stream.
+    pub fn status(&self) -> ReceiverStatus {
+        self.status
+    }
+
+    /// The peer, once it has introduced itself.
+    pub fn peer(&self) -> Option<NodeNumber> {
+        match self.phase {
+            Phase::AwaitingAccept { peer } | Phase::Established { peer } => Some(peer),
+            Phase::AwaitingHello { .. } | Phase::Closed => None,
+        }
+    }
+
+    fn handle_hello(&mut self, hello: Hello) {
+        if hello.protocol_version != PROTOCOL_VERSION {
+            let theirs = hello.protocol_version;
+            return self.disconnect(ReceiverDisconnect::ProtocolVersion { theirs });
+        }
+        let peer = hello.member.opening.node;
+        if peer == self.me.node {
+            return self.disconnect(ReceiverDisconnect::Ourselves);
+        }
+        self.phase = Phase::AwaitingAccept { peer };
+        self.heartbeat_at = self.now + HEARTBEAT_INTERVAL;
+        self.peer_topology_version = hello.topology_version;
+        self.actions.push_back(ReceiverAction::PeerIntroduced(hello));
+    }
+
+    fn handle_messages(&mut self, frame: Frame) {
+        let Some(state) = self.logs.get_mut(&frame.log).filter(|state| state.wanted) else {
+            self.status.unwanted_frames += 1;
+            return;
+        };
+        if let Some(detail) = fault_of(&frame) {
+            let expected = frame.first_m_id.max(MessageNumber::new(1));
+            return self.complain(&frame.log, expected, NackReason::Invalid, detail.to_owned());
+        }
+        let window_bytes = frame.window_bytes();
+        // The last frame may go beyond the window by what a frame may have.
+        let bound = self.config.window_bytes.max(MAX_FRAME_BYTES as u64) + MAX_ONE_FRAME_BYTES;
+        if self.window_closed || self.status.outstanding_bytes + window_bytes > bound {
+            state.dropped_from = Some(match state.dropped_from {
+                Some(from) => from.min(frame.first_m_id),
+                None => frame.first_m_id,
+            });
+            self.status.dropped_frames += 1;
+            return;
+        }
+        state.submissions.push_back(Submission { window_bytes, through: frame.last_m_id() });
+        self.status.outstanding_bytes += window_bytes;
+        self.status.submitted_frames += 1;
+        self.actions.push_back(ReceiverAction::Submit(frame));
+    }
+
+    fn handle_hole(&mut self, hole: Hole) {
+        let Some(state) = self.logs.get_mut(&hole.log).filter(|state| state.wanted) else {
+            self.status.unwanted_frames += 1;
+            return;
+        };
+        let is_range = hole.from != MessageNumber::ZERO && hole.from <= hole.through.m_id;
+        if !is_range || !is_plausible(hole.through.m_id) {
+            return self.rule_broken("a hole is a range of possible numbers");
+        }
+        state.submissions.push_back(Submission { window_bytes: 0, through: hole.through.m_id });
+        self.actions.push_back(ReceiverAction::SubmitHole(hole));
+    }
+
+    /// Says once per interval what is wrong with a log: the frames that are
+    /// under way would all bring the same complaint.
+    fn complain(
+        &mut self,
+        log: &LogName,
+        expected: MessageNumber,
+        reason: NackReason,
+        detail: String,
+    ) {
+        let Some(state) = self.logs.get_mut(log).filter(|state| state.wanted) else { return };
+        let is_repeat = state.complaint.is_some_and(|last| {
+            last.expected == expected
+                && last.reason == reason
+                && self.now.since(last.at) < NACK_INTERVAL
+        });
+        if !is_repeat {
+            state.complaint = Some(Complaint { expected, reason, at: self.now });
+            self.transmit(ReceiverFrame::Nack(Nack { log: *log, expected, reason, detail }));
+        }
+    }
+
+    /// Acknowledges if it is time: at once after a pause, else every few
+    /// milliseconds.
+    fn acknowledge(&mut self) {
+        let is_established = matches!(self.phase, Phase::Established { .. });
+        if !is_established || self.unacknowledged.is_empty() || self.now < self.acknowledge_at {
+            return;
+        }
+        self.acknowledge_at = self.now + ACKNOWLEDGEMENT_INTERVAL;
+        while !self.unacknowledged.is_empty() {
+            let mut marks = Vec::new();
+            while marks.len() < MAX_MARKS_PER_FRAME
+                && let Some(mark) = self.unacknowledged.pop_first()
+            {
+                marks.push(mark);
+            }
+            self.status.acknowledgements += 1;
+            self.transmit(ReceiverFrame::Ack(Ack { opening: self.me, marks }));
+        }
+    }
+
+    fn share_topology(&mut self) {
+        if let Some(topology) = &self.topology
+            && matches!(self.phase, Phase::Established { .. })
+            && self.peer_topology_version < topology.version
+        {
+            self.peer_topology_version = topology.version;
+            let frame = ReceiverFrame::Topology(Arc::clone(topology));
+            self.transmit(frame);
+        }
+    }
+
+    fn forget_if_idle(&mut self, log: &LogName) {
+        if self.logs.get(log).is_some_and(|state| !state.wanted && state.submissions.is_empty()) {
+            self.logs.remove(log);
+        }
+    }
+
+    fn transmit(&mut self, frame: ReceiverFrame) {
+        self.actions.push_back(ReceiverAction::Transmit(frame));
+    }
+
+    fn rule_broken(&mut self, rule: &'static str) {
+        self.disconnect(ReceiverDisconnect::RuleBroken { rule });
+    }
+
+    fn disconnect(&mut self, reason: ReceiverDisconnect) {
+        self.phase = Phase::Closed;
+        self.actions.push_back(ReceiverAction::Disconnect { reason });
+    }
+}
+
+/// What one frame may take: its bytes, the largest message at its end, and what
+/// is charged for each message.
+const MAX_ONE_FRAME_BYTES: u64 =
+    (MAX_FRAME_BYTES + MAX_SEND_BYTES) as u64 + 32 * (MAX_FRAME_MESSAGES as u64 + 2);
+
+fn raise(marks: &mut BTreeMap<LogName, Mark>, log: LogName, mark: Mark) -> bool {
+    match marks.get_mut(&log) {
+        Some(held) if held.m_id >= mark.m_id => false,
+        Some(held) => {
+            *held = mark;
+            true
+        }
+        None => {
+            marks.insert(log, mark);
+            true
+        }
+    }
+}
+
+/// What is wrong with a frame before anyone looks into its messages.
+fn fault_of(frame: &Frame) -> Option<&'static str> {
+    let bytes = frame.sends.iter().fold(0_usize, |sum, send| sum.saturating_add(send.len()));
+    if frame.first_m_id == MessageNumber::ZERO || !is_plausible(frame.last_m_id()) {
+        Some("a frame has possible numbers")
+    } else if frame.sends.is_empty() {
+        Some("a frame has messages")
+    } else if frame.sends.len() > MAX_FRAME_MESSAGES {
+        Some("a frame has too many messages")
+    } else if frame.sends.iter().any(|send| send.is_empty() || send.len() > MAX_SEND_BYTES) {
+        Some("a message is empty or too long")
+    } else if bytes > MAX_FRAME_BYTES + MAX_SEND_BYTES {
+        Some("a frame is too long")
+    } else {
+        None
+    }
+}
+
+fn is_possible(offer: &LogOffer) -> bool {
+    offer.parents.len() <= MAX_PARENTS
+        && is_plausible(offer.tip.m_id)
+        && offer.floor <= offer.tip.m_id
+        && offer.parents.iter().all(|parent| is_plausible(parent.m_id))
+}
+
+/// Whether a number from the peer can be counted on from.
+fn is_plausible(m_id: MessageNumber) -> bool {
+    m_id.get() <= MAX_MESSAGE_NUMBER
+}
