@@ -1,1 +1,25 @@
-//! Interlock's subscriber-gateway: one upstream copy, any number of subscribers.
+//! Interlock's subscriber-gateway: one upstream copy of each message, any number
+//! of subscribers, and cursors that are valid in every region.
+//!
+//! The way of a message through it: [`upstream`] follows a namespace at a
+//! push-node of the region, [`fan_out`] puts it in the namespace's one order,
+//! [`subscriber_session`] hands it to one subscriber. A session that is behind
+//! reads on alone with [`catch_up`] until it meets the shared position.
+
+mod catch_up;
+mod config;
+mod delivered;
+mod fan_out;
+mod forwarding;
+mod history;
+mod metrics;
+mod namespaces;
+mod push_nodes;
+mod region_watch;
+mod service;
+mod subscribe_service;
+mod subscriber_session;
+mod upstream;
+
+pub use config::{Config, Flags};
+pub use service::{Gateway, Running, StartError};

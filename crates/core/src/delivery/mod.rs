@@ -1,2 +1,13 @@
-//! Who gets which message, in which order: filters, the shared position, and
-//! what happens to a reader that is behind.
+//! Who gets which message: channel filters, and where a reader stands against
+//! the one position that all who keep up share.
+//!
+//! A gateway delivers a namespace in one order. Readers of equal coverage stand
+//! at the shared position, whatever they filter; whoever is behind, ahead or
+//! held back has a position of its own until the two meet (DESIGN: one position
+//! for all who keep up).
+
+mod matching;
+mod reader_position;
+
+pub use matching::{ChannelFilter, FilterError, Pattern};
+pub use reader_position::{OriginNews, ReaderPosition, Step, UnknownBranch};

@@ -1,0 +1,117 @@
+//! From what a push-node sends to what subscribers get, and the cursors that
+//! both carry.
+
+use bytes::Bytes;
+use interlock_core::cursor::Cursor;
+use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber};
+use interlock_core::message::{Message, MessageKind};
+use interlock_core::replication::rows::Row;
+use interlock_rpc::convert::{IntoCore as _, IntoWire as _, InvalidField};
+use interlock_rpc::status::{Reason, refusal};
+use interlock_rpc::v1;
+use tonic::Status;
+
+use crate::fan_out::LiveMessage;
+
+/// How a follow begins.
+pub(crate) struct Opened {
+    pub(crate) namespace: NamespaceNumber,
+    pub(crate) cursor: Cursor,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// A run with its messages decoded.
+pub(crate) struct Run {
+    pub(crate) log: LogName,
+    pub(crate) row: Option<Row>,
+    pub(crate) through: MessageNumber,
+    pub(crate) messages: Vec<LiveMessage>,
+}
+
+pub(crate) fn opened(body: v1::FollowOpened) -> Result<Opened, Status> {
+    let rows = body.rows.into_iter().map(row_of).collect::<Result<_, _>>()?;
+    let cursor = Cursor::decode(&body.cursor).map_err(|error| unreadable("cursor", error))?;
+    Ok(Opened { namespace: NamespaceNumber::new(body.namespace), cursor, rows })
+}
+
+pub(crate) fn run_of(run: v1::FollowRun) -> Result<Run, Status> {
+    let log = log_of(run.log)?;
+    let messages = run
+        .sends
+        .iter()
+        .map(|bytes| live_message(log, bytes))
+        .filter_map(Result::transpose)
+        .collect::<Result<_, _>>()?;
+    Ok(Run {
+        log,
+        row: run.row.map(row_of).transpose()?,
+        through: MessageNumber::new(run.through),
+        messages,
+    })
+}
+
+pub(crate) fn log_of_gap(gap: &v1::DeliveryGap) -> Result<LogName, Status> {
+    log_of(gap.log)
+}
+
+/// A message for subscribers; `None` for what only changes the directory, or is
+/// of a kind that this build does not know.
+fn live_message(log: LogName, bytes: &Bytes) -> Result<Option<LiveMessage>, Status> {
+    let message = Message::decode(bytes).map_err(|error| unreadable("send", error))?;
+    if message.kind != MessageKind::Publication {
+        return Ok(None);
+    }
+    let name = MessageName { log, m_id: message.m_id };
+    let delivered = v1::DeliveredMessage {
+        channel: message.channel.to_string(),
+        epoch: message.epoch.get(),
+        message: Some(name.into_wire()),
+        stamp: message.stamp.get(),
+        key: message.key,
+        possibly_repeated: message.possibly_repeated,
+        payload: message.payload,
+        traceparent: message
+            .trace
+            .as_ref()
+            .map(interlock_rpc::trace::format_traceparent)
+            .unwrap_or_default(),
+    };
+    Ok(Some(LiveMessage { name, channel: message.channel, trace: message.trace, delivered }))
+}
+
+fn row_of(row: v1::LogRow) -> Result<Row, Status> {
+    row.into_core().map_err(|error| unreadable("row", error))
+}
+
+fn log_of(log: Option<v1::LogName>) -> Result<LogName, Status> {
+    let log = log.ok_or_else(|| unreadable("log", "it is missing"))?;
+    log.into_core().map_err(|error| unreadable("log", error))
+}
+
+/// The push-node said something that this build cannot read: not the
+/// subscriber's fault.
+fn unreadable(what: &str, why: impl std::fmt::Display) -> Status {
+    Status::internal(format!("the push-node's {what}: {why}"))
+}
+
+/// A subscriber's cursor, for a namespace.
+pub(crate) fn subscriber_cursor(bytes: &[u8]) -> Result<Cursor, Status> {
+    Cursor::decode(bytes).map_err(|error| {
+        refusal(Reason::CursorInvalid, format!("the cursor cannot be read: {error}"))
+            .field(InvalidField::new("start.cursor", error))
+            .into_status()
+    })
+}
+
+/// One consumer span per gateway for a message whose publish call was sampled,
+/// so that its one trace ends where subscribers get it.
+pub(crate) fn trace_delivery(namespace: &str, message: &LiveMessage) {
+    if let Some(trace) = &message.trace {
+        let span =
+            interlock_telemetry::spans::process(namespace, message.channel.as_str(), message.name);
+        interlock_rpc::trace::set_parent(&span, trace);
+        span.in_scope(
+            || tracing::debug!(message = %message.name, "delivered to this region's subscribers"),
+        );
+    }
+}

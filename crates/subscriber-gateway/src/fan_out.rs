@@ -1,0 +1,280 @@
+//! One namespace at one gateway: the order in which it is delivered, the
+//! position that all who keep up share, and the readers who are there.
+//!
+//! A batch is made once and handed to every reader as one shared piece of
+//! memory. A reader whose queue is full is let go of: it goes on alone from
+//! where it stands and comes back, so it never holds up another nor makes the
+//! gateway remember more than one queue's worth of batches.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use interlock_core::clock::Moment;
+use interlock_core::cursor::Cursor;
+use interlock_core::delivery::OriginNews;
+use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber};
+use interlock_core::message::TraceContext;
+use interlock_core::names::ChannelName;
+use interlock_core::replication::rows::{Row, RowConflict, Rows};
+use interlock_rpc::v1;
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+/// How many batches a reader may be behind before it goes on alone. A batch
+/// holds at most about 1 MiB, and all readers share the same ones.
+const LIVE_QUEUE_BATCHES: usize = 64;
+
+/// One message as every subscriber of this gateway gets it.
+#[derive(Debug)]
+pub struct LiveMessage {
+    /// Its name.
+    pub name: MessageName,
+    /// Its channel, for filters.
+    pub channel: ChannelName,
+    /// The trace of its publish call, if that was sampled.
+    pub trace: Option<TraceContext>,
+    /// What is sent.
+    pub delivered: v1::DeliveredMessage,
+}
+
+/// What a batch consists of, in order.
+#[derive(Debug)]
+pub enum Item {
+    /// Messages of one log; the position moves to `through`.
+    Run {
+        /// The log.
+        log: LogName,
+        /// Where the position stands after it.
+        through: MessageNumber,
+        /// The deliverable ones, of all channels.
+        messages: Vec<LiveMessage>,
+    },
+    /// A channel was created, changed or deleted.
+    Event(v1::ChannelEvent),
+    /// Messages that may be missing, told before what comes after them.
+    Gap(LogName, v1::DeliveryGap),
+}
+
+/// A piece of the namespace's one order, and the position after it.
+#[derive(Debug)]
+pub struct SharedBatch {
+    /// What it brings.
+    pub items: Vec<Item>,
+    /// The shared position after it.
+    pub position: Position,
+}
+
+/// The shared position with what is needed to compare others with it.
+#[derive(Clone, Debug)]
+pub struct Position {
+    /// Where it stands.
+    pub cursor: Arc<Cursor>,
+    /// The same as subscribers carry it, made once for all of them.
+    pub encoded: Bytes,
+    /// The rows known at this gateway.
+    pub rows: Arc<Rows>,
+}
+
+/// A reader that follows the shared position.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Where the shared position stood when it came.
+    pub position: Position,
+    /// What follows. It ends when the reader falls behind or the namespace ends.
+    pub batches: mpsc::Receiver<Arc<SharedBatch>>,
+}
+
+/// One namespace's order at this gateway.
+#[derive(Debug)]
+pub struct FanOut {
+    namespace: String,
+    state: Mutex<State>,
+    standing: watch::Sender<Standing>,
+}
+
+/// Whether the namespace is followed.
+#[derive(Clone, Debug)]
+enum Standing {
+    Opening,
+    Open,
+    /// It cannot be followed: why.
+    Closed(Box<Status>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    position: Option<Position>,
+    readers: BTreeMap<u64, mpsc::Sender<Arc<SharedBatch>>>,
+    next_reader: u64,
+    news: BTreeMap<u32, OriginNews>,
+    freshness: Vec<v1::OriginFreshness>,
+}
+
+impl FanOut {
+    /// Not yet open.
+    pub fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            state: Mutex::default(),
+            standing: watch::Sender::new(Standing::Opening),
+        }
+    }
+
+    /// The namespace's name.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Waits until the namespace is followed, and joins at the shared position.
+    pub async fn attach(&self) -> Result<Attachment, Status> {
+        let mut standing = self.standing.subscribe();
+        let now = standing
+            .wait_for(|standing| !matches!(standing, Standing::Opening))
+            .await
+            .map(|standing| standing.clone())
+            .map_err(|_| Status::unavailable("the namespace is no longer followed here"))?;
+        if let Standing::Closed(status) = now {
+            return Err(*status);
+        }
+        let (sender, batches) = mpsc::channel(LIVE_QUEUE_BATCHES);
+        let mut state = self.lock();
+        let position =
+            state.position.clone().ok_or_else(|| Status::internal("open without a position"))?;
+        let reader = state.next_reader;
+        state.next_reader += 1;
+        state.readers.insert(reader, sender);
+        Ok(Attachment { position, batches })
+    }
+
+    /// The shared position now, if the namespace is open.
+    pub fn position(&self) -> Option<Position> {
+        self.lock().position.clone()
+    }
+
+    /// How many readers follow the shared position.
+    pub fn readers(&self) -> usize {
+        let mut state = self.lock();
+        state.readers.retain(|_, reader| !reader.is_closed());
+        state.readers.len()
+    }
+
+    /// What origins were heard to say of themselves first-hand.
+    pub fn news(&self) -> Vec<OriginNews> {
+        self.lock().news.values().copied().collect()
+    }
+
+    /// How fresh each origin is.
+    pub fn freshness(&self) -> Vec<v1::OriginFreshness> {
+        self.lock().freshness.clone()
+    }
+
+    /// Opens, or goes on after the upstream was lost: rows merge, the position
+    /// stays where it was.
+    pub(crate) fn open(
+        &self,
+        namespace: NamespaceNumber,
+        cursor: Cursor,
+        rows: Vec<Row>,
+    ) -> Result<(), RowConflict> {
+        {
+            let mut state = self.lock();
+            let mut known = state
+                .position
+                .as_ref()
+                .map(|position| (*position.rows).clone())
+                .unwrap_or_default();
+            for row in rows {
+                known.insert(row)?;
+            }
+            let cursor = match &state.position {
+                Some(position) if position.cursor.namespace() == namespace => {
+                    Arc::clone(&position.cursor)
+                }
+                _ => Arc::new(cursor),
+            };
+            let encoded = cursor.encode();
+            state.position = Some(Position { cursor, encoded, rows: Arc::new(known) });
+        }
+        self.standing.send_replace(Standing::Open);
+        Ok(())
+    }
+
+    /// Refuses all who come from now on, and lets go of all who are there.
+    pub(crate) fn close(&self, why: Status) {
+        self.standing.send_replace(Standing::Closed(Box::new(why)));
+        self.lock().readers.clear();
+    }
+
+    /// Takes the rows that a batch brings.
+    pub(crate) fn learn(&self, row: Row) -> Result<(), RowConflict> {
+        let mut state = self.lock();
+        let Some(position) = &mut state.position else { return Ok(()) };
+        if position.rows.contains(&row.log) {
+            return Ok(());
+        }
+        Arc::make_mut(&mut position.rows).insert(row).map(|_| ())
+    }
+
+    /// Moves the shared position over `items` and hands them to every reader.
+    /// How many readers were let go of because they were too slow.
+    pub(crate) fn publish(&self, items: Vec<Item>) -> usize {
+        let mut state = self.lock();
+        let Some(position) = &mut state.position else { return 0 };
+        let rows = Arc::clone(&position.rows);
+        let cursor = Arc::make_mut(&mut position.cursor);
+        for item in &items {
+            let (log, through) = match item {
+                Item::Run { log, through, .. } => (log, *through),
+                Item::Gap(log, gap) => (log, MessageNumber::new(gap.through)),
+                Item::Event(_) => continue,
+            };
+            let name = MessageName { log: *log, m_id: through };
+            if through > MessageNumber::ZERO && !cursor.covers(&name, &rows) {
+                cursor.advance(name, &rows);
+            }
+        }
+        position.encoded = position.cursor.encode();
+        let batch = Arc::new(SharedBatch { items, position: position.clone() });
+        let mut slow = 0;
+        state.readers.retain(|_, reader| match reader.try_send(Arc::clone(&batch)) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                slow += 1;
+                false
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+        slow
+    }
+
+    /// Takes how fresh each origin is, as the push-node says it.
+    pub(crate) fn hear(&self, freshness: Vec<v1::OriginFreshness>, news: Vec<OriginNews>) {
+        let mut state = self.lock();
+        for item in news {
+            state.news.insert(item.origin.get(), item);
+        }
+        state.freshness = freshness;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing between lock and unlock can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The gateway's monotonic clock as the core takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Timer(tokio::time::Instant);
+
+impl Timer {
+    /// Starts counting.
+    pub fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    /// Now.
+    pub fn now(&self) -> Moment {
+        Moment::new(self.0.elapsed())
+    }
+}

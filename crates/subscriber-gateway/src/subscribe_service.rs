@@ -1,0 +1,138 @@
+//! `SubscribeService`: where subscribers call (METHOD M13).
+
+use std::pin::Pin;
+
+use interlock_core::delivery::ChannelFilter;
+use interlock_core::names::NamespaceName;
+use interlock_rpc::convert::InvalidField;
+use interlock_rpc::services::subscribe::Service;
+use interlock_rpc::status::{Reason, refusal};
+use interlock_rpc::{services, v1};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::fan_out::Timer;
+use crate::history;
+use crate::metrics::GatewayMetrics;
+use crate::namespaces::Namespaces;
+use crate::push_nodes::PushNodes;
+use crate::subscriber_session::SubscriberSession;
+
+/// How many responses a subscriber may leave unread before its session waits.
+const UNREAD_RESPONSES: usize = 16;
+
+/// The service.
+pub(crate) struct SubscribeService {
+    pub(crate) gateway: String,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) push_nodes: PushNodes,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) timer: Timer,
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for SubscribeService {
+    type SubscribeStream = Responses<v1::SubscribeResponse>;
+    type ReadHistoryStream = Responses<v1::ReadHistoryResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        self.refuse_while_draining()?;
+        check_namespace(&request.namespace)?;
+        if request.channels.is_empty() {
+            return Err(invalid("channels", "name at least one channel, or * for all"));
+        }
+        let filter = filter(&request.channels)?;
+        self.check_channels(&request.namespace, &filter).await?;
+        let start = request.start.unwrap_or_default();
+        let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
+        let session = SubscriberSession {
+            gateway: self.gateway.clone(),
+            fan_out: self.namespaces.follow(&request.namespace),
+            push_nodes: self.push_nodes.clone(),
+            metrics: self.metrics.clone(),
+            timer: self.timer,
+            filter,
+            decline_gaps: request.decline_gaps,
+            responses,
+            draining: self.draining.clone(),
+            seed: rand::random(),
+        };
+        tokio::spawn(session.run(start));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn read_history(
+        &self,
+        request: Request<v1::ReadHistoryRequest>,
+    ) -> Result<Response<Self::ReadHistoryStream>, Status> {
+        let request = request.into_inner();
+        self.refuse_while_draining()?;
+        check_namespace(&request.namespace)?;
+        let filter = filter(&request.channels)?;
+        self.check_channels(&request.namespace, &filter).await?;
+        let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
+        let read = history::read(
+            self.push_nodes.clone(),
+            self.gateway.clone(),
+            request,
+            filter,
+            responses,
+        );
+        tokio::spawn(read);
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+impl SubscribeService {
+    fn refuse_while_draining(&self) -> Result<(), Status> {
+        if *self.draining.borrow() {
+            return Err(
+                refusal(Reason::Draining, "this gateway stops: subscribe elsewhere").into_status()
+            );
+        }
+        Ok(())
+    }
+
+    /// A channel asked for by name must be known in this region, so that a typing
+    /// error does not wait for ever.
+    async fn check_channels(&self, namespace: &str, filter: &ChannelFilter) -> Result<(), Status> {
+        let node = self.push_nodes.current()?;
+        let mut client = services::channel::client(node.channel.clone());
+        for name in filter.exact() {
+            let request = v1::GetChannelRequest {
+                namespace: namespace.to_owned(),
+                channel: name.to_string(),
+            };
+            if let Err(status) = client.get_channel(request).await {
+                self.push_nodes.failed(&node, &status);
+                return Err(status);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_namespace(namespace: &str) -> Result<(), Status> {
+    NamespaceName::parse(namespace)
+        .map(|_| ())
+        .map_err(|error| invalid("namespace", &error.to_string()))
+}
+
+fn filter(channels: &[String]) -> Result<ChannelFilter, Status> {
+    ChannelFilter::parse(channels).map_err(|error| invalid("channels", &error.to_string()))
+}
+
+fn invalid(field: &str, reason: &str) -> Status {
+    refusal(Reason::InvalidField, format!("{field}: {reason}"))
+        .field(InvalidField::new(field, reason))
+        .into_status()
+}
