@@ -96,6 +96,12 @@ pub const MAX_IN_FLIGHT_PUBLICATIONS: usize = 8192;
 /// Publisher sessions that one origin keeps in one namespace; the idle are
 /// evicted beyond it.
 pub const MAX_SESSIONS_PER_NAMESPACE: usize = 10_000;
+/// Answers of all sessions of a namespace together, 32 bytes each: 2,000 sessions
+/// that keep all they may. The idle are evicted beyond it.
+pub const MAX_SESSION_ANSWERS_PER_NAMESPACE: usize = 2_000 * MAX_IN_FLIGHT_PUBLICATIONS;
+/// A session that was not used for so long may be evicted: longer than a
+/// publisher tries to come back.
+pub const SESSION_IDLE_MILLISECONDS: u64 = 10 * 60 * 1000;
 
 // The log.
 

@@ -143,7 +143,9 @@ pub enum TopologyError {
     },
     /// A namespace without groups would be nowhere; with too many, its messages
     /// could not name them all.
-    #[error("namespace {namespace} is placed on {groups} groups; 1 to {MAX_GROUPS_PER_MESSAGE} are possible")]
+    #[error(
+        "namespace {namespace} is placed on {groups} groups; 1 to {MAX_GROUPS_PER_MESSAGE} are possible"
+    )]
     Placement {
         /// The namespace.
         namespace: NamespaceName,
@@ -186,10 +188,8 @@ impl Topology {
     /// The numbers of the groups a namespace is placed on, ascending: what a
     /// message names (METHOD M15).
     pub fn groups_of(&self, namespace: NamespaceNumber) -> Vec<GroupNumber> {
-        let mut numbers: Vec<GroupNumber> = self
-            .placement(namespace)
-            .map(|group| group.number)
-            .collect();
+        let mut numbers: Vec<GroupNumber> =
+            self.placement(namespace).map(|group| group.number).collect();
         numbers.sort_unstable();
         numbers.dedup();
         numbers
@@ -329,4 +329,136 @@ fn unique<'a>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(name: &str) -> RegionName {
+        RegionName::parse(name).expect("a region's name")
+    }
+
+    fn group(number: u32, name: &str, regions: &[&str]) -> Group {
+        Group {
+            number: GroupNumber::new(number),
+            name: GroupName::parse(name).expect("a group's name"),
+            regions: regions.iter().map(|name| region(name)).collect(),
+        }
+    }
+
+    fn node(number: u32, name: &str, in_region: &str, state: NodeState) -> Node {
+        Node {
+            number: NodeNumber::new(number),
+            name: NodeName::parse(name).expect("a node's name"),
+            region: region(in_region),
+            replication_address: format!("{name}:7001"),
+            client_address: format!("{name}:7000"),
+            state,
+            fencing_token: FencingToken::new(1),
+        }
+    }
+
+    fn namespace(number: u32, name: &str, groups: &[&str]) -> Namespace {
+        Namespace {
+            number: NamespaceNumber::new(number),
+            name: NamespaceName::parse(name).expect("a namespace's name"),
+            groups: groups
+                .iter()
+                .map(|name| GroupName::parse(name).expect("a group's name"))
+                .collect(),
+            disk_cap_bytes: 0,
+            founders: Vec::new(),
+        }
+    }
+
+    fn example() -> Topology {
+        Topology {
+            version: TopologyVersion { generation: 1, number: 4 },
+            regions: ["eu", "us", "asia"].map(region).to_vec(),
+            groups: vec![group(2, "west", &["eu", "us"]), group(1, "europe", &["eu"])],
+            nodes: vec![
+                node(3, "us-1", "us", NodeState::Active),
+                node(1, "eu-1", "eu", NodeState::Active),
+                node(2, "eu-2", "eu", NodeState::Leaving),
+                node(4, "asia-1", "asia", NodeState::Active),
+            ],
+            namespaces: vec![
+                namespace(1, "prices", &["west", "europe"]),
+                namespace(2, "private", &["europe"]),
+            ],
+        }
+    }
+
+    fn numbers(nodes: Vec<&Node>) -> Vec<u32> {
+        nodes.into_iter().map(|node| node.number.get()).collect()
+    }
+
+    /// METHOD M15: a namespace's data goes to the regions of its groups and to
+    /// nobody else.
+    #[test]
+    fn members_are_the_active_nodes_of_the_groups() {
+        let topology = example();
+        let [prices, private, unknown] = [1, 2, 9].map(NamespaceNumber::new);
+        assert_eq!(numbers(topology.members(prices)), [1, 3]);
+        assert_eq!(numbers(topology.members(private)), [1]);
+        assert_eq!(numbers(topology.members(unknown)), [0_u32; 0]);
+        assert_eq!(topology.groups_of(prices), [1, 2].map(GroupNumber::new));
+        assert_eq!(topology.groups_of(unknown), []);
+        for number in 0..6 {
+            let number = NodeNumber::new(number);
+            for namespace in [prices, private, unknown] {
+                let is_listed =
+                    topology.members(namespace).iter().any(|node| node.number == number);
+                assert_eq!(topology.is_member(number, namespace), is_listed);
+                assert_eq!(topology.namespaces_of(number).contains(&namespace), is_listed);
+            }
+        }
+        assert!(topology.is_placed_in(private, &region("eu")));
+        assert!(!topology.is_placed_in(private, &region("us")));
+    }
+
+    #[test]
+    fn peers_share_a_namespace() {
+        let topology = example();
+        assert_eq!(numbers(topology.peers_of(NodeNumber::new(1))), [3]);
+        assert_eq!(numbers(topology.peers_of(NodeNumber::new(4))), [0_u32; 0]);
+    }
+
+    #[test]
+    fn documents_that_contradict_themselves_are_refused() {
+        type Break = fn(&mut Topology);
+        let cases: [(Break, &str); 10] = [
+            (|it| it.regions.push(it.regions[0].clone()), "region \"eu\" appears twice"),
+            (|it| it.groups[0].number = GroupNumber::new(1), "group \"europe\" appears twice"),
+            (|it| it.nodes[1].name = it.nodes[0].name.clone(), "node \"us-1\" appears twice"),
+            (
+                |it| it.namespaces[1].number = it.namespaces[0].number,
+                "namespace \"private\" appears twice",
+            ),
+            (|it| it.nodes[0].number = NodeNumber::new(0), "node \"us-1\" has the number 0"),
+            (|it| it.regions.truncate(2), "node \"asia-1\" names the unknown region asia"),
+            (
+                |it| it.groups[1].regions.push(it.regions.remove(2)),
+                "group \"europe\" names the unknown region asia",
+            ),
+            (|it| it.groups.truncate(1), "namespace prices names the unknown group europe"),
+            (|it| it.namespaces[0].groups.clear(), "namespace prices is placed on 0 groups"),
+            (
+                |it| {
+                    let founder = Founder { node: NodeNumber::new(9), opened: false };
+                    it.namespaces[0].founders.push(founder);
+                },
+                "namespace prices has the unknown founder 9",
+            ),
+        ];
+        assert_eq!(example().validate(), Ok(()));
+        assert_eq!(Topology::default().validate(), Ok(()));
+        for (spoil, expected) in cases {
+            let mut topology = example();
+            spoil(&mut topology);
+            let refusal = topology.validate().expect_err(expected).to_string();
+            assert!(refusal.starts_with(expected), "{refusal}");
+        }
+    }
 }

@@ -319,3 +319,114 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn varints_take_the_bytes_they_need() {
+        for (value, bytes) in [
+            (0, vec![0]),
+            (127, vec![0x7f]),
+            (128, vec![0x80, 1]),
+            (u64::MAX, vec![255, 255, 255, 255, 255, 255, 255, 255, 255, 1]),
+        ] {
+            let mut written = Vec::new();
+            put_varint(&mut written, value);
+            assert_eq!(written, bytes);
+            assert_eq!(varint_length(value), bytes.len());
+        }
+        let mut too_long = &[255, 255, 255, 255, 255, 255, 255, 255, 255, 2][..];
+        assert_eq!(take_varint(&mut too_long), Err(WireError::VarintTooLong));
+        let mut endless = &[0x80; 11][..];
+        assert_eq!(take_varint(&mut endless), Err(WireError::VarintTooLong));
+        assert_eq!(take_varint(&mut &[0x80][..]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn long_nested_messages_come_behind_their_length() {
+        for length in [0, 1, 125, 126, 127, 128, 129, 20_000, 3_000_000] {
+            let content = vec![0xee; length];
+            let mut writer = Writer::new();
+            writer.message(9, |writer| {
+                writer.message(1, |writer| writer.repeated_bytes(2, &content));
+                writer.boolean(3, true);
+            });
+            writer.number(10, 5);
+            let bytes = writer.into_bytes();
+
+            let mut outer = Reader::new(&bytes);
+            let field = outer.next_field().unwrap().unwrap();
+            let mut middle = field.message().unwrap();
+            let mut inner = middle.next_field().unwrap().unwrap().message().unwrap();
+            assert_eq!(inner.next_field().unwrap().unwrap().bytes().unwrap(), content);
+            assert!(inner.next_field().unwrap().is_none());
+            assert!(middle.next_field().unwrap().unwrap().boolean().unwrap());
+            assert_eq!(outer.next_field().unwrap().unwrap().number(), Ok(5));
+            assert!(outer.next_field().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_not_proto3_is_refused() {
+        let read = |bytes: &[u8]| Reader::new(bytes).next_field().map(|field| field.is_some());
+        assert_eq!(read(&[]), Ok(false));
+        assert_eq!(read(&[0x0d, 1, 2, 3, 4]), Ok(true), "fixed32 is passed over");
+        assert_eq!(read(&[0x00, 1]), Err(WireError::FieldNumber));
+        assert_eq!(
+            read(&[0xf8, 0xff, 0xff, 0xff, 0x1f, 1]),
+            Err(WireError::FieldNumber),
+            "2^29 and more"
+        );
+        assert_eq!(read(&[0x0b]), Err(WireError::WireType { field: 1, wire_type: 3 }));
+        assert_eq!(read(&[0x0f]), Err(WireError::WireType { field: 1, wire_type: 7 }));
+        assert_eq!(read(&[0x08]), Err(WireError::Truncated));
+        assert_eq!(read(&[0x09, 1, 2]), Err(WireError::Truncated));
+        assert_eq!(read(&[0x0a, 2, 1]), Err(WireError::Truncated));
+        let huge = [0x0a, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        assert_eq!(read(&huge), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn a_field_is_read_as_what_it_is() {
+        let field = |bytes| Reader::new(bytes).next_field().unwrap().unwrap();
+        let unexpected = WireError::UnexpectedType { field: 1 };
+        assert_eq!(field(&[0x08, 1]).bytes(), Err(unexpected));
+        assert_eq!(field(&[0x08, 1]).fixed64(), Err(unexpected));
+        assert_eq!(field(&[0x0a, 0]).number(), Err(unexpected));
+        assert_eq!(field(&[0x0d, 0, 0, 0, 0]).number(), Err(unexpected));
+        assert_eq!(field(&[0x0a, 1, 0xff]).text(), Err(WireError::NotUtf8 { field: 1 }));
+        let large = field(&[0x08, 0x80, 0x80, 0x80, 0x80, 0x10]);
+        assert_eq!(large.number(), Ok(1 << 32));
+        assert_eq!(large.number32(), Err(WireError::NumberTooLarge { field: 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn varints_round_trip(value in any::<u64>(), shift in 0..64_u32, after in any::<u8>()) {
+            let value = value >> shift;
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, value);
+            prop_assert_eq!(bytes.len(), varint_length(value));
+            bytes.push(after);
+            let mut rest = &bytes[..];
+            prop_assert_eq!(take_varint(&mut rest), Ok(value));
+            prop_assert_eq!(rest, &[after]);
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut reader = Reader::new(&bytes);
+            while let Ok(Some(field)) = reader.next_field() {
+                let _ = field.numbers32(&mut Vec::new());
+                let _ = field.text();
+                if let Ok(mut nested) = field.message() {
+                    while let Ok(Some(_)) = nested.next_field() {}
+                }
+            }
+        }
+    }
+}

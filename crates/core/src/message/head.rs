@@ -9,8 +9,8 @@ use crate::limits::{MAX_KEY_BYTES, MAX_SEND_BYTES};
 use crate::wire_format::{Field, Reader, WireError};
 
 use super::{
-    DecodeError, MessageKind, PublisherPosition, array, check_count, check_epoch, check_number,
-    check_payload,
+    DecodeError, Message, MessageKind, PublisherPosition, array, check_count, check_epoch,
+    check_number, check_payload,
 };
 
 /// A message without its groups, parents and trace; what it holds is part of the
@@ -40,6 +40,30 @@ pub struct MessageHead<'a> {
     pub payload: &'a [u8],
     session: &'a [u8],
     sequence: PublisherSequence,
+}
+
+impl Message {
+    /// The head of a message that was read in full.
+    pub fn head(&self) -> MessageHead<'_> {
+        let (session, sequence) = match &self.publisher {
+            Some(publisher) => (&publisher.session.as_bytes()[..], publisher.sequence),
+            None => (&[][..], PublisherSequence::new(0)),
+        };
+        MessageHead {
+            m_id: self.m_id,
+            kind: self.kind,
+            stamp: self.stamp,
+            topology_version: self.topology_version,
+            channel: self.channel.as_str(),
+            epoch: self.epoch,
+            version: self.version,
+            key: &self.key,
+            possibly_repeated: self.possibly_repeated,
+            payload: &self.payload,
+            session,
+            sequence,
+        }
+    }
 }
 
 impl<'a> MessageHead<'a> {

@@ -241,3 +241,140 @@ impl Rows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{NamespaceNumber, NodeNumber, ShardNumber};
+
+    fn path(origin: u32) -> PathName {
+        PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(origin),
+        }
+    }
+
+    fn incarnation(bits: u64) -> Incarnation {
+        Incarnation::new(bits).expect("not zero")
+    }
+
+    fn row(bits: u64, parents: &[(u64, u64)]) -> Row {
+        let parents = parents
+            .iter()
+            .map(|&(bits, m_id)| ParentPoint {
+                incarnation: incarnation(bits),
+                m_id: MessageNumber::new(m_id),
+                hash: ChainHash::EMPTY.then(&m_id.to_be_bytes()),
+            })
+            .collect();
+        Row { log: path(1).log(incarnation(bits)), parents }
+    }
+
+    fn rows(all: &[Row]) -> Rows {
+        let mut rows = Rows::new();
+        for row in all {
+            assert_eq!(rows.insert(row.clone()), Ok(true));
+        }
+        rows
+    }
+
+    fn tip(bits: u64, m_id: u64) -> MessageName {
+        MessageName { log: path(1).log(incarnation(bits)), m_id: MessageNumber::new(m_id) }
+    }
+
+    fn covered(rows: &Rows, from: (u64, u64), other: u64) -> Option<u64> {
+        let other = path(1).log(incarnation(other));
+        rows.covered_through(&tip(from.0, from.1), &other).map(MessageNumber::get)
+    }
+
+    #[test]
+    fn numbers_go_on_after_the_highest_parent() {
+        assert_eq!(row(9, &[]).first_m_id().get(), 1);
+        assert_eq!(row(9, &[(1, 7), (2, 4)]).first_m_id().get(), 8);
+        assert_eq!(row(9, &[]).start_hash(), ChainHash::EMPTY);
+        assert_ne!(row(9, &[(1, 7)]).start_hash(), row(9, &[(2, 7)]).start_hash());
+    }
+
+    #[test]
+    fn a_tip_covers_its_ancestors_up_to_each_parent_point() {
+        let all = [row(1, &[]), row(2, &[(1, 5)]), row(3, &[(1, 3)]), row(4, &[(2, 8), (3, 6)])];
+        let rows = rows(&all);
+        assert_eq!(covered(&rows, (4, 9), 4), Some(9));
+        assert_eq!(covered(&rows, (4, 9), 2), Some(8));
+        assert_eq!(covered(&rows, (4, 9), 3), Some(6));
+        assert_eq!(covered(&rows, (4, 9), 1), Some(5), "the farther of two ways");
+        assert_eq!(covered(&rows, (3, 4), 1), Some(3));
+        assert_eq!(covered(&rows, (3, 4), 2), None, "another branch");
+        assert_eq!(covered(&rows, (1, 4), 2), None, "a descendant");
+        let elsewhere = path(2).log(incarnation(1));
+        assert_eq!(rows.covered_through(&tip(4, 9), &elsewhere), None);
+    }
+
+    #[test]
+    fn what_is_unknown_covers_nothing_but_itself() {
+        let rows = rows(&[row(1, &[]), row(3, &[(2, 4)])]);
+        assert_eq!(covered(&rows, (2, 4), 2), Some(4));
+        assert_eq!(covered(&rows, (2, 4), 1), None);
+        assert_eq!(covered(&rows, (3, 5), 2), Some(4), "the row names it");
+        assert_eq!(covered(&rows, (3, 5), 1), None);
+        let unknown = rows.unknown_ancestry(&tip(3, 5));
+        assert_eq!(unknown.into_iter().collect::<Vec<_>>(), [path(1).log(incarnation(2))]);
+        assert!(rows.ancestry_is_known(&tip(1, 1)));
+        assert!(!rows.ancestry_is_known(&tip(2, 4)));
+    }
+
+    #[test]
+    fn a_row_never_changes() {
+        let mut rows = rows(&[row(1, &[]), row(2, &[(1, 5)])]);
+        assert_eq!(rows.insert(row(2, &[(1, 5)])), Ok(false));
+        let other = row(2, &[(1, 4)]);
+        let log = other.log;
+        assert_eq!(rows.insert(other), Err(RowConflict::DifferentParents { log }));
+        assert_eq!(rows.get(&log), Some(&row(2, &[(1, 5)])));
+    }
+
+    #[test]
+    fn impossible_parents_are_refused() {
+        let mut rows = rows(&[row(1, &[]), row(2, &[(1, 5)])]);
+        let mut refused = |bad: Row| {
+            let is_refused = matches!(rows.insert(bad), Err(RowConflict::ImpossibleParent { .. }));
+            is_refused
+        };
+        assert!(refused(row(9, &[(9, 5)])), "itself");
+        assert!(refused(row(9, &[(1, 0)])), "no number");
+        assert!(refused(row(9, &[(1, 3), (1, 4)])), "one log twice");
+        assert!(refused(row(9, &[(2, 5)])), "before that log's first message");
+        let many: Vec<_> = (1..=257).map(|bits| (bits + 100, 5)).collect();
+        assert!(matches!(
+            rows.insert(row(9, &many)),
+            Err(RowConflict::TooManyParents { parents: 257, .. })
+        ));
+        assert!(!rows.contains(&path(1).log(incarnation(9))));
+    }
+
+    /// Rows that come children first cannot be checked against their parents; a
+    /// circle of them ends all the same, and covers nothing it should not.
+    #[test]
+    fn a_circle_of_rows_ends() {
+        let rows = rows(&[row(1, &[(2, 5)]), row(3, &[(1, 6)])]);
+        let mut circle = rows.clone();
+        assert_eq!(circle.insert(row(2, &[(3, 9)])), Ok(true));
+        assert_eq!(covered(&circle, (3, 9), 1), Some(6));
+        assert_eq!(covered(&circle, (1, 9), 2), None);
+        assert_eq!(covered(&circle, (3, 9), 2), None);
+        assert_eq!(covered(&circle, (2, 10), 1), Some(6));
+    }
+
+    #[test]
+    fn a_long_chain_of_restarts_is_followed() {
+        let mut all = vec![row(1, &[])];
+        all.extend((2..=2000).map(|bits| row(bits, &[(bits - 1, bits - 1)])));
+        let rows = rows(&all);
+        assert_eq!(covered(&rows, (2000, 2000), 1), Some(1));
+        assert_eq!(covered(&rows, (2000, 2000), 1500), Some(1500));
+        assert_eq!(rows.logs_of_path(&path(1)).count(), 2000);
+        assert_eq!(rows.logs_of_path(&path(2)).count(), 0);
+        assert_eq!((rows.len(), rows.iter().count()), (2000, 2000));
+    }
+}
