@@ -101,6 +101,9 @@ reasons! {
     NodeRemoved => "NODE_REMOVED", FailedPrecondition;
     /// The topology would break a rule with this edit.
     TopologyInvalid => "TOPOLOGY_INVALID", FailedPrecondition;
+    /// The control-plane's topology is older than one that a node holds: its data
+    /// was lost or restored from an old copy.
+    TopologyBehind => "TOPOLOGY_BEHIND", FailedPrecondition;
     /// The caller and this build have no protocol version in common.
     ProtocolMismatch => "PROTOCOL_MISMATCH", FailedPrecondition;
 
@@ -128,6 +131,8 @@ reasons! {
     Backfilling => "BACKFILLING", Unavailable;
     /// The process ends: go elsewhere.
     Draining => "DRAINING", Unavailable;
+    /// The control-plane's store could not be written; nothing has changed.
+    StoreUnavailable => "STORE_UNAVAILABLE", Unavailable;
     /// No node that could answer is reachable from here.
     NoNodeReachable => "NO_NODE_REACHABLE", Unavailable;
 
