@@ -317,6 +317,35 @@ fn trace(send: &mut v1::Send) -> &mut v1::TraceContext {
     send.trace.as_mut().expect("the example is traced")
 }
 
+/// What `decode` would refuse is not to be stored in the first place.
+#[test]
+fn what_could_not_be_read_again_is_refused() {
+    type Break = fn(&mut Message);
+    let cases: [(Break, &str); 9] = [
+        (|it| it.m_id = MessageNumber::ZERO, "m_id is missing"),
+        (|it| it.kind = MessageKind::Unknown(0), "kind is missing"),
+        (|it| it.kind = MessageKind::Unknown(1), "kind is missing"),
+        (|it| it.epoch = Epoch::new(0), "epoch is missing"),
+        (|it| it.parents[0].m_id = MessageNumber::ZERO, "m_id is missing"),
+        (|it| it.groups = vec![GroupNumber::new(1); 65], "groups is beyond its limit of 64"),
+        (
+            |it| it.publisher.as_mut().unwrap().sequence = PublisherSequence::new(0),
+            "publisher_sequence is missing",
+        ),
+        (|it| it.key = vec![0; 257].into(), "key is beyond its limit of 256"),
+        (
+            |it| it.payload = vec![0; MAX_PAYLOAD_BYTES + 1].into(),
+            "payload is beyond its limit of 1048576",
+        ),
+    ];
+    assert_eq!(example().check(), Ok(()));
+    for (spoil, expected) in cases {
+        let mut message = example();
+        spoil(&mut message);
+        assert_eq!(message.check().map_err(|error| error.to_string()), Err(expected.to_owned()));
+    }
+}
+
 #[test]
 fn the_largest_payloads_are_taken() {
     let publication =

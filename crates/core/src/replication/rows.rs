@@ -307,6 +307,7 @@ mod tests {
         assert_eq!(covered(&rows, (3, 4), 1), Some(3));
         assert_eq!(covered(&rows, (3, 4), 2), None, "another branch");
         assert_eq!(covered(&rows, (1, 4), 2), None, "a descendant");
+        assert_eq!(covered(&rows, (4, 8), 2), None, "before the first message of its log");
         let elsewhere = path(2).log(incarnation(1));
         assert_eq!(rows.covered_through(&tip(4, 9), &elsewhere), None);
     }
