@@ -1,1 +1,319 @@
-//! (in progress)
+//! Which peer serves us which log: one at a time, chosen from what is offered on
+//! all streams. The origin first, else a sibling in our region, so that one WAN
+//! copy serves the region, else whoever offers more: that is relay around a
+//! broken link, and the tail of a dead origin. A server that makes no progress
+//! for two seconds while another has more is replaced.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::clock::Moment;
+use crate::identity::{LogName, MemberOpening, MessageNumber, NodeNumber};
+use crate::names::RegionName;
+use crate::replication::frames::LogOffer;
+use crate::replication::timing::{STALLED_SERVER_LIMIT, STALLED_SERVER_PENALTY};
+
+/// Logs that one peer may offer: one for each opening of each member in each
+/// namespace, for years. What is beyond is left to other peers.
+const MAX_LOGS_PER_PEER: usize = 262_144;
+
+/// What to tell a peer's receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantChange {
+    /// Serve a log from a number on.
+    Want {
+        /// The server.
+        peer: NodeNumber,
+        /// The log.
+        log: LogName,
+        /// The first message that is not appended here.
+        from: MessageNumber,
+    },
+    /// Serve it no longer.
+    Unwant {
+        /// The server.
+        peer: NodeNumber,
+        /// The log.
+        log: LogName,
+    },
+}
+
+impl WantChange {
+    /// The peer to tell.
+    pub const fn peer(&self) -> NodeNumber {
+        match self {
+            Self::Want { peer, .. } | Self::Unwant { peer, .. } => *peer,
+        }
+    }
+}
+
+/// How willingly a peer is chosen, the best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Nearness {
+    Elsewhere,
+    Sibling,
+    Origin,
+}
+
+#[derive(Clone, Debug)]
+struct Peer {
+    region: RegionName,
+    logs: BTreeSet<LogName>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct LogState {
+    appended: MessageNumber,
+    /// The tips offered by connected peers.
+    offers: BTreeMap<NodeNumber, MessageNumber>,
+    server: Option<NodeNumber>,
+    /// Servers that stalled, until then; without an end those that cannot serve
+    /// it on their present stream.
+    avoided: BTreeMap<NodeNumber, Option<Moment>>,
+    /// Since when the server makes no progress though there is more.
+    behind_since: Option<Moment>,
+    deadline: Option<Moment>,
+}
+
+impl LogState {
+    fn is_avoided(&self, node: NodeNumber) -> bool {
+        self.avoided.contains_key(&node)
+    }
+}
+
+/// The choice of servers for all logs of a node. See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct LogSources {
+    me: MemberOpening,
+    region: RegionName,
+    peers: BTreeMap<NodeNumber, Peer>,
+    logs: BTreeMap<LogName, LogState>,
+    deadlines: BTreeSet<(Moment, LogName)>,
+    changes: VecDeque<WantChange>,
+}
+
+impl LogSources {
+    /// Nobody is connected. The driver tells the appended marks of all logs it
+    /// holds with [`Self::mark_appended`] before the first peer connects.
+    pub const fn new(me: MemberOpening, region: RegionName) -> Self {
+        Self {
+            me,
+            region,
+            peers: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            changes: VecDeque::new(),
+        }
+    }
+
+    /// A peer's stream to us is established. A stream that it had before is over.
+    pub fn peer_connected(&mut self, now: Moment, node: NodeNumber, region: RegionName) {
+        self.peer_disconnected(now, node);
+        self.peers.insert(node, Peer { region, logs: BTreeSet::new() });
+    }
+
+    /// A peer's stream is over: its logs are taken from others.
+    pub fn peer_disconnected(&mut self, now: Moment, node: NodeNumber) {
+        let Some(peer) = self.peers.remove(&node) else { return };
+        self.changes.retain(|change| change.peer() != node);
+        for log in peer.logs {
+            if let Some(state) = self.logs.get_mut(&log) {
+                state.offers.remove(&node);
+                state.avoided.remove(&node);
+                if state.server == Some(node) {
+                    state.server = None;
+                }
+            }
+            self.reconsider(now, &log);
+        }
+    }
+
+    /// A connected peer can serve a log up to its tip. The driver leaves out what
+    /// either end is no member for.
+    pub fn peer_offered(&mut self, now: Moment, node: NodeNumber, offer: &LogOffer) {
+        let log = offer.log;
+        // What we write ourselves we need from nobody; an offer beyond our own
+        // tip is the driver's alarm.
+        if log.origin == self.me.node && log.incarnation == self.me.incarnation {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.logs.len() >= MAX_LOGS_PER_PEER && !peer.logs.contains(&log) {
+            return;
+        }
+        peer.logs.insert(log);
+        let tip = self.logs.entry(log).or_default().offers.entry(node).or_default();
+        *tip = offer.tip.m_id.max(*tip);
+        self.reconsider(now, &log);
+    }
+
+    /// A log is appended here up to a number, whoever served it.
+    pub fn mark_appended(&mut self, now: Moment, log: &LogName, m_id: MessageNumber) {
+        let state = self.logs.entry(*log).or_default();
+        if m_id <= state.appended {
+            return;
+        }
+        state.appended = m_id;
+        state.behind_since = None;
+        // Frames come before the announcement of what is in them.
+        if let Some(tip) = state.server.and_then(|server| state.offers.get_mut(&server)) {
+            *tip = m_id.max(*tip);
+        }
+        self.reconsider(now, log);
+    }
+
+    /// A peer cannot serve a log on its present stream: it refused, or what it
+    /// has is not what we have.
+    pub fn server_failed(&mut self, now: Moment, node: NodeNumber, log: &LogName) {
+        let Some(state) = self.logs.get_mut(log) else { return };
+        if !state.offers.contains_key(&node) {
+            return;
+        }
+        state.avoided.insert(node, None);
+        if state.server == Some(node) {
+            state.server = None;
+            self.changes.push_back(WantChange::Unwant { peer: node, log: *log });
+        }
+        self.reconsider(now, log);
+    }
+
+    /// A log is no longer to be held here.
+    pub fn forget_log(&mut self, log: &LogName) {
+        let Some(state) = self.logs.remove(log) else { return };
+        if let Some(deadline) = state.deadline {
+            self.deadlines.remove(&(deadline, *log));
+        }
+        if let Some(peer) = state.server {
+            self.changes.push_back(WantChange::Unwant { peer, log: *log });
+        }
+        for node in state.offers.keys() {
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.logs.remove(log);
+            }
+        }
+    }
+
+    /// The moment that [`Self::poll_timeout`] named has come.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        while let Some((due, log)) = self.deadlines.first().copied()
+            && due <= now
+        {
+            self.deadlines.pop_first();
+            if let Some(state) = self.logs.get_mut(&log) {
+                state.deadline = None;
+            }
+            self.reconsider(now, &log);
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`] if nothing happens before.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.deadlines.first().map(|(due, _)| *due)
+    }
+
+    /// The next thing to tell a peer. A log is unwanted at one before it is
+    /// wanted at another.
+    pub fn poll_change(&mut self) -> Option<WantChange> {
+        self.changes.pop_front()
+    }
+
+    /// Who serves a log at present.
+    pub fn server_of(&self, log: &LogName) -> Option<NodeNumber> {
+        self.logs.get(log)?.server
+    }
+
+    /// How far any connected peer holds a log.
+    pub fn best_offer(&self, log: &LogName) -> Option<MessageNumber> {
+        self.logs.get(log)?.offers.values().max().copied()
+    }
+
+    /// Looks again at who should serve a log, and when to look next.
+    fn reconsider(&mut self, now: Moment, log: &LogName) {
+        let Some(state) = self.logs.get_mut(log) else { return };
+        state.avoided.retain(|_, until| until.is_none_or(|until| until > now));
+
+        let nearness = |node: NodeNumber| match self.peers.get(&node) {
+            _ if node == log.origin => Nearness::Origin,
+            Some(peer) if peer.region == self.region => Nearness::Sibling,
+            _ => Nearness::Elsewhere,
+        };
+        let wish = choose(state, nearness);
+        let mut server = state.server.or(wish);
+        if let (Some(current), Some(wished)) = (state.server, wish)
+            && nearness(wished) > nearness(current)
+            // Two siblings that both see the other ahead must not come to wait
+            // for each other: only the higher number moves to the lower.
+            && (nearness(wished) == Nearness::Origin || wished < self.me.node)
+        {
+            server = wish;
+        }
+
+        let more_elsewhere = |state: &LogState, server| {
+            state
+                .offers
+                .iter()
+                .filter(|(node, tip)| {
+                    Some(**node) != server && **tip > state.appended && !state.is_avoided(**node)
+                })
+                .max_by_key(|(node, tip)| (nearness(**node), **tip, Reverse(**node)))
+                .map(|(node, _)| *node)
+        };
+        if server != state.server {
+            state.behind_since = None;
+        }
+        if let Some(other) = more_elsewhere(state, server) {
+            let since = *state.behind_since.get_or_insert(now);
+            if let Some(stalled) = server
+                && now.since(since) >= STALLED_SERVER_LIMIT
+            {
+                state.avoided.insert(stalled, Some(now + STALLED_SERVER_PENALTY));
+                server = Some(other);
+                state.behind_since = more_elsewhere(state, server).map(|_| now);
+            }
+        } else {
+            state.behind_since = None;
+        }
+
+        if server != state.server {
+            if let Some(peer) = state.server {
+                self.changes.push_back(WantChange::Unwant { peer, log: *log });
+            }
+            if let Some(peer) = server {
+                let from = state.appended.next();
+                self.changes.push_back(WantChange::Want { peer, log: *log, from });
+            }
+            state.server = server;
+        }
+
+        let stalled_at = state.behind_since.map(|since| since + STALLED_SERVER_LIMIT);
+        let deadline = state.avoided.values().copied().flatten().chain(stalled_at).min();
+        if deadline != state.deadline {
+            if let Some(before) = state.deadline {
+                self.deadlines.remove(&(before, *log));
+            }
+            self.deadlines.extend(deadline.map(|due| (due, *log)));
+            state.deadline = deadline;
+        }
+    }
+}
+
+/// The best server by what is offered now. The origin needs only to be level
+/// with us, since what is new comes from there; others have to have more. Stalled
+/// servers come last.
+fn choose(state: &LogState, nearness: impl Fn(NodeNumber) -> Nearness) -> Option<NodeNumber> {
+    state
+        .offers
+        .iter()
+        .filter(|(node, tip)| {
+            let is_level = **tip == state.appended && nearness(**node) == Nearness::Origin;
+            let can_serve = state.avoided.get(node) != Some(&None);
+            can_serve && (**tip > state.appended || is_level)
+        })
+        .max_by_key(|(node, tip)| {
+            (!state.is_avoided(**node), nearness(**node), **tip, Reverse(**node))
+        })
+        .map(|(node, _)| *node)
+}
+
+#[cfg(test)]
+mod tests;

@@ -451,7 +451,8 @@ impl PeerReceiver {
             return;
         };
         if let Some(detail) = fault_of(&frame) {
-            let expected = frame.first_m_id.max(MessageNumber::new(1));
+            // The sender needs to know only that it is this log.
+            let expected = MessageNumber::new(frame.first_m_id.get().clamp(1, MAX_MESSAGE_NUMBER));
             return self.complain(&frame.log, expected, NackReason::Invalid, detail.to_owned());
         }
         let window_bytes = frame.window_bytes();
@@ -479,6 +480,10 @@ impl PeerReceiver {
         let is_range = hole.from != MessageNumber::ZERO && hole.from <= hole.through.m_id;
         if !is_range || !is_plausible(hole.through.m_id) {
             return self.rule_broken("a hole is a range of possible numbers");
+        }
+        if state.submissions.len() >= MAX_SUBMISSIONS_PER_LOG {
+            self.status.dropped_frames += 1;
+            return;
         }
         state.submissions.push_back(Submission { window_bytes: 0, through: hole.through.m_id });
         self.actions.push_back(ReceiverAction::SubmitHole(hole));
@@ -555,6 +560,10 @@ impl PeerReceiver {
         self.actions.push_back(ReceiverAction::Disconnect { reason });
     }
 }
+
+/// Holes take nothing of the window; this bounds them. One frame of each message
+/// of a full window is far below it.
+const MAX_SUBMISSIONS_PER_LOG: usize = 262_144;
 
 /// What one frame may take: its bytes, the largest message at its end, and what
 /// is charged for each message.

@@ -1,0 +1,267 @@
+use std::time::Duration;
+
+use super::*;
+use crate::identity::{ChainHash, Incarnation, Mark, NamespaceNumber, PathName, ShardNumber};
+
+const ORIGIN: u32 = 9;
+const SIBLING: u32 = 1;
+const ME: u32 = 2;
+const FAR: u32 = 5;
+const FARTHER: u32 = 6;
+
+fn at(milliseconds: u64) -> Moment {
+    Moment::new(Duration::from_millis(milliseconds))
+}
+
+fn node(number: u32) -> NodeNumber {
+    NodeNumber::new(number)
+}
+
+fn region(name: &str) -> RegionName {
+    RegionName::parse(name).expect("a good name")
+}
+
+fn log() -> LogName {
+    PathName {
+        namespace: NamespaceNumber::new(1),
+        shard: ShardNumber::new(0),
+        origin: node(ORIGIN),
+    }
+    .log(Incarnation::new(7).expect("not zero"))
+}
+
+/// The node under test, with what its receivers would be told kept as a set of
+/// servers, so that two at once are noticed.
+struct Node {
+    sources: LogSources,
+    wanted: Option<(u32, u64)>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let me = MemberOpening {
+            node: node(ME),
+            incarnation: Incarnation::new(3).expect("not zero"),
+            opened_from: None,
+        };
+        Self { sources: LogSources::new(me, region("here")), wanted: None }
+    }
+
+    fn connect(&mut self, now: u64, peer: u32) {
+        let place = if peer == SIBLING { "here" } else { "far" };
+        self.sources.peer_connected(at(now), node(peer), region(place));
+        self.drain();
+    }
+
+    fn offer(&mut self, now: u64, peer: u32, tip: u64) {
+        let offer = LogOffer {
+            log: log(),
+            parents: Vec::new(),
+            tip: Mark { m_id: MessageNumber::new(tip), hash: ChainHash::EMPTY },
+            floor: MessageNumber::ZERO,
+        };
+        self.sources.peer_offered(at(now), node(peer), &offer);
+        self.drain();
+    }
+
+    fn append(&mut self, now: u64, m_id: u64) {
+        self.sources.mark_appended(at(now), &log(), MessageNumber::new(m_id));
+        self.drain();
+    }
+
+    fn disconnect(&mut self, now: u64, peer: u32) {
+        // The driver's receiver of that peer is gone, and its wants with it.
+        if self.wanted.is_some_and(|(server, _)| server == peer) {
+            self.wanted = None;
+        }
+        self.sources.peer_disconnected(at(now), node(peer));
+        self.drain();
+    }
+
+    fn timeout(&mut self) -> u64 {
+        let due = self.sources.poll_timeout().expect("a timer runs");
+        self.sources.handle_timeout(due);
+        self.drain();
+        due.since_start().as_millis().try_into().expect("a small number")
+    }
+
+    fn drain(&mut self) {
+        while let Some(change) = self.sources.poll_change() {
+            match change {
+                WantChange::Want { peer, from, .. } => {
+                    assert_eq!(self.wanted, None, "two servers at once");
+                    self.wanted = Some((peer.get(), from.get()));
+                }
+                WantChange::Unwant { peer, .. } => {
+                    let server = self.wanted.take().map(|(server, _)| server);
+                    assert_eq!(server, Some(peer.get()), "unwanted at another server");
+                }
+            }
+        }
+    }
+
+    fn server(&self) -> Option<u32> {
+        self.wanted.map(|(server, _)| server)
+    }
+}
+
+#[test]
+fn the_origin_is_chosen_even_when_it_has_no_more() {
+    let mut me = Node::new();
+    me.append(0, 4);
+    for peer in [FAR, SIBLING, ORIGIN] {
+        me.connect(0, peer);
+        me.offer(0, peer, 4);
+    }
+    assert_eq!(me.wanted, Some((ORIGIN, 5)));
+}
+
+#[test]
+fn others_are_chosen_when_they_have_more_and_a_sibling_first() {
+    let mut me = Node::new();
+    me.connect(0, FAR);
+    me.offer(0, FAR, 10);
+    assert_eq!(me.wanted, Some((FAR, 1)));
+    me.connect(0, FARTHER);
+    me.offer(0, FARTHER, 20);
+    assert_eq!(me.server(), Some(FAR), "a server that works is kept");
+    me.append(10, 8);
+    me.connect(10, SIBLING);
+    me.offer(10, SIBLING, 8);
+    assert_eq!(me.server(), Some(FAR), "the sibling has no more than we have");
+    me.offer(20, SIBLING, 9);
+    assert_eq!(me.wanted, Some((SIBLING, 9)));
+    me.connect(30, ORIGIN);
+    me.offer(30, ORIGIN, 20);
+    assert_eq!(me.wanted, Some((ORIGIN, 9)));
+}
+
+#[test]
+fn a_server_that_goes_is_replaced_at_once() {
+    let mut me = Node::new();
+    for (peer, tip) in [(ORIGIN, 10), (FAR, 9), (FARTHER, 8)] {
+        me.connect(0, peer);
+        me.offer(0, peer, tip);
+    }
+    assert_eq!(me.server(), Some(ORIGIN));
+    me.append(5, 8);
+    me.disconnect(10, ORIGIN);
+    assert_eq!(me.wanted, Some((FAR, 9)));
+    me.disconnect(20, FAR);
+    assert_eq!(me.server(), None, "nobody has more");
+    assert_eq!(me.sources.best_offer(&log()), Some(MessageNumber::new(8)));
+}
+
+/// The 2 s of the design: the chosen server stalls while another offers more.
+#[test]
+fn a_stalled_server_is_replaced_after_two_seconds() {
+    let mut me = Node::new();
+    me.connect(0, ORIGIN);
+    me.offer(0, ORIGIN, 3);
+    me.append(100, 3);
+    assert_eq!(me.sources.poll_timeout(), None, "nothing is missing");
+    me.connect(200, FAR);
+    me.offer(200, FAR, 5);
+    assert_eq!(me.server(), Some(ORIGIN));
+    me.append(1000, 4);
+    assert_eq!(me.server(), Some(ORIGIN), "progress starts the two seconds again");
+    assert_eq!(me.timeout(), 3000);
+    assert_eq!(me.wanted, Some((FAR, 5)));
+}
+
+#[test]
+fn a_stalled_server_is_not_taken_back_before_its_penalty_is_over() {
+    let mut me = Node::new();
+    for peer in [ORIGIN, FAR] {
+        me.connect(0, peer);
+        me.offer(0, peer, 100);
+    }
+    assert_eq!(me.timeout(), 2000);
+    assert_eq!(me.server(), Some(FAR));
+    me.offer(3000, ORIGIN, 200);
+    assert_eq!(me.server(), Some(FAR));
+    me.append(4000, 50);
+    assert_eq!(me.timeout(), 32_000);
+    assert_eq!(me.wanted, Some((ORIGIN, 51)));
+}
+
+#[test]
+fn a_stalled_server_is_taken_when_nobody_else_is_left() {
+    let mut me = Node::new();
+    for peer in [ORIGIN, FAR] {
+        me.connect(0, peer);
+        me.offer(0, peer, 100);
+    }
+    me.timeout();
+    assert_eq!(me.server(), Some(FAR));
+    me.disconnect(3000, FAR);
+    assert_eq!(me.server(), Some(ORIGIN));
+}
+
+#[test]
+fn timers_come_to_rest() {
+    let mut me = Node::new();
+    for peer in [ORIGIN, FAR, FARTHER, SIBLING] {
+        me.connect(0, peer);
+        me.offer(0, peer, 100);
+    }
+    let mut last = 0;
+    for _ in 0..100 {
+        let due = me.timeout();
+        assert!(due > last, "a timer that does not move on");
+        last = due;
+    }
+}
+
+#[test]
+fn a_server_that_failed_is_left_alone_until_it_comes_back() {
+    let mut me = Node::new();
+    for peer in [ORIGIN, FAR] {
+        me.connect(0, peer);
+        me.offer(0, peer, 10);
+    }
+    me.sources.server_failed(at(1), node(ORIGIN), &log());
+    me.drain();
+    assert_eq!(me.server(), Some(FAR));
+    me.disconnect(2, FAR);
+    assert_eq!(me.server(), None);
+    me.disconnect(3, ORIGIN);
+    me.connect(4, ORIGIN);
+    me.offer(4, ORIGIN, 10);
+    assert_eq!(me.server(), Some(ORIGIN));
+}
+
+#[test]
+fn our_own_log_is_wanted_from_nobody_but_our_former_ones_are() {
+    let mut me = Node::new();
+    me.connect(0, FAR);
+    let own = |incarnation| {
+        PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: node(ME),
+        }
+        .log(Incarnation::new(incarnation).expect("not zero"))
+    };
+    for (incarnation, server) in [(3, None), (2, Some(node(FAR)))] {
+        let offer = LogOffer {
+            log: own(incarnation),
+            parents: Vec::new(),
+            tip: Mark { m_id: MessageNumber::new(5), hash: ChainHash::EMPTY },
+            floor: MessageNumber::ZERO,
+        };
+        me.sources.peer_offered(at(0), node(FAR), &offer);
+        assert_eq!(me.sources.server_of(&own(incarnation)), server);
+    }
+}
+
+#[test]
+fn a_log_that_is_left_is_unwanted() {
+    let mut me = Node::new();
+    me.connect(0, ORIGIN);
+    me.offer(0, ORIGIN, 10);
+    me.sources.forget_log(&log());
+    me.drain();
+    assert_eq!(me.server(), None);
+    assert_eq!(me.sources.poll_timeout(), None);
+}
