@@ -1,1 +1,28 @@
-//! Interlock's append log and projections: the contract, memory and RocksDB.
+//! Interlock's append log and projections on one node's disk.
+//!
+//! [`LogStorage`] is the contract. Two implementations share all of its logic
+//! and differ in the engine below: [`MemoryStorage`] on a [`MemoryDisk`] that can
+//! crash and forget what was not synced, and `RocksStorage` on RocksDB (feature
+//! `rocks`).
+//!
+//! What is stored, one file per key type, is in `keys`; how a database is opened
+//! after a crash is in `opening`.
+
+mod appending;
+mod contract;
+mod engine;
+mod held_logs;
+mod keys;
+mod log_storage;
+mod log_walk;
+mod memory;
+mod opening;
+mod reading;
+mod trimming;
+
+pub use contract::{
+    AppendBatch, CutLog, CutReason, DamageFinding, LogStorage, OpenError, OpenOptions,
+    ProjectionChanges, ProjectionKind, ProjectionPosition, RecoveredLog, Recovery, Space,
+    StorageError, StoredMessage, Ticket,
+};
+pub use memory::{Loss, MemoryDisk, MemoryStorage};

@@ -1,0 +1,2 @@
+//! Measures log key layouts.
+fn main() {}

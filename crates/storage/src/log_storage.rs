@@ -1,0 +1,401 @@
+//! The storage over any engine: one writer, one syncer, readers from anywhere.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use interlock_core::clock::WallTime;
+use interlock_core::identity::{
+    ChainHash, Incarnation, LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber,
+    NodeNumber,
+};
+use interlock_core::replication::frames::{Fact, Hole};
+use interlock_core::replication::rows::Row;
+
+use crate::appending::Writer;
+use crate::contract::{
+    AppendBatch, LogStorage, ProjectionChanges, ProjectionKind, ProjectionPosition, Recovery,
+    Space, StorageError, StoredMessage, Ticket,
+};
+use crate::engine::{Engine, EngineError, ScanFrom, Table};
+use crate::held_logs::{HeldLog, HeldLogs, LogShape, Tail};
+use crate::keys::{checkpoint_mark, document, fact, opening, prefix_end, projection};
+use crate::opening::Walked;
+use crate::reading::{self, ReadFailure};
+use crate::trimming;
+
+const LOCK_IS_SOUND: &str = "no holder of this lock panics";
+
+/// A log storage over an engine. The aliases `MemoryStorage` and `RocksStorage`
+/// are what callers name.
+pub struct Storage<E: Engine> {
+    engine: E,
+    held: RwLock<HeldLogs>,
+    writer: Mutex<Writer>,
+    /// Held by whoever syncs, so that syncs finish in the order they begin.
+    syncing: Mutex<()>,
+    checkpoint: Mutex<Checkpoint>,
+    /// Openings recorded in this database.
+    openings: Mutex<u64>,
+    has_failed: AtomicBool,
+}
+
+/// What the last checkpoint stored, so that the next writes only what changed.
+#[derive(Default)]
+struct Checkpoint {
+    marks: BTreeMap<LogName, MessageNumber>,
+    facts: BTreeMap<(NodeNumber, Incarnation), Vec<u8>>,
+}
+
+impl<E: Engine> std::fmt::Debug for Storage<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage").finish_non_exhaustive()
+    }
+}
+
+impl<E: Engine> Storage<E> {
+    /// Takes over a database after its walk was settled.
+    pub(crate) fn after_walk(engine: E, walked: Walked) -> Result<(Self, Recovery), EngineError> {
+        let openings = walked.openings.last().map_or(0, |(before, _)| before + 1);
+        let next_number = walked.next_number;
+        let (held, recovery) = walked.finish(&engine)?;
+        let facts = recovery.facts.iter().map(|fact| (fact_key(fact), fact::encode(fact)));
+        let checkpoint = Checkpoint { marks: BTreeMap::new(), facts: facts.collect() };
+        let storage = Self {
+            engine,
+            held: RwLock::new(held),
+            writer: Mutex::new(Writer::new(next_number)),
+            syncing: Mutex::new(()),
+            checkpoint: Mutex::new(checkpoint),
+            openings: Mutex::new(openings),
+            has_failed: AtomicBool::new(false),
+        };
+        Ok((storage, recovery))
+    }
+
+    fn check(&self) -> Result<(), StorageError> {
+        if self.has_failed.load(Ordering::Acquire) { Err(StorageError::Failed) } else { Ok(()) }
+    }
+
+    /// A write or a sync has failed: nobody knows what the disk has.
+    fn fail(&self, action: &'static str, error: EngineError) -> StorageError {
+        self.has_failed.store(true, Ordering::Release);
+        StorageError::UnknownOutcome { action, detail: error.into_detail() }
+    }
+
+    fn held(&self, log: &LogName) -> Result<HeldLog, StorageError> {
+        self.held.read().expect(LOCK_IS_SOUND).known(log).cloned()
+    }
+
+    /// Reads of a log, and once more if it was trimmed meanwhile.
+    fn read_log<T>(
+        &self,
+        log: &LogName,
+        what: &'static str,
+        read: impl Fn(&LogShape, &Tail) -> Result<T, ReadFailure>,
+    ) -> Result<T, StorageError> {
+        self.check()?;
+        let mut held = self.held(log)?;
+        loop {
+            match read(&held.shape, &held.appended) {
+                Ok(found) => return Ok(found),
+                Err(ReadFailure::Engine(error)) => {
+                    return Err(StorageError::Read { what, detail: error.into_detail() });
+                }
+                Err(ReadFailure::Missing(m_id)) => {
+                    let now = self.held(log)?;
+                    if Arc::ptr_eq(&now.shape, &held.shape) {
+                        let detail = format!("message {m_id} of log {log} is missing");
+                        return Err(StorageError::Read { what, detail });
+                    }
+                    held = now;
+                }
+            }
+        }
+    }
+
+    fn get(
+        &self,
+        what: &'static str,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<Bytes>, StorageError> {
+        self.check()?;
+        self.engine
+            .get(table, key)
+            .map_err(|error| StorageError::Read { what, detail: error.into_detail() })
+    }
+
+    fn check_durable(&self, log: &LogName, claimed: MessageNumber) -> Result<Mark, StorageError> {
+        let durable = self.held(log)?.durable.point.mark;
+        if claimed > durable.m_id {
+            let (log, durable) = (*log, durable.m_id);
+            return Err(StorageError::NotDurable { log, claimed, durable });
+        }
+        Ok(durable)
+    }
+
+    /// The facts that changed since the last checkpoint, into the batch.
+    fn put_facts(&self, batch: &mut E::Batch, last: &mut Checkpoint, facts: &[Fact]) {
+        let new: BTreeMap<_, _> =
+            facts.iter().map(|fact| (fact_key(fact), (fact, fact::encode(fact)))).collect();
+        for (node, incarnation) in last.facts.keys().filter(|key| !new.contains_key(key)) {
+            let opening =
+                MemberOpening { node: *node, incarnation: *incarnation, opened_from: None };
+            self.engine.delete(batch, Table::Meta, &fact::key(&opening));
+        }
+        for (key, (fact, value)) in &new {
+            if last.facts.get(key) != Some(value) {
+                self.engine.put(batch, Table::Meta, &fact::key(&fact.opening), value);
+            }
+        }
+        last.facts = new.into_iter().map(|(key, (_, value))| (key, value)).collect();
+    }
+}
+
+fn fact_key(fact: &Fact) -> (NodeNumber, Incarnation) {
+    (fact.opening.node, fact.opening.incarnation)
+}
+
+impl<E: Engine> LogStorage for Storage<E> {
+    fn append(&self, append: &AppendBatch) -> Result<Ticket, StorageError> {
+        self.check()?;
+        let mut writer = self.writer.lock().expect(LOCK_IS_SOUND);
+        if append.entries.is_empty() {
+            return Ok(self.held.read().expect(LOCK_IS_SOUND).written());
+        }
+        let batch = writer.stage(&self.engine, &self.held, append)?;
+        self.engine.write(batch).map_err(|error| self.fail("appending", error))?;
+        Ok(writer.commit(&self.held))
+    }
+
+    fn cross_hole(
+        &self,
+        arrived_at: WallTime,
+        row: Option<&Row>,
+        hole: &Hole,
+    ) -> Result<Ticket, StorageError> {
+        self.check()?;
+        let mut writer = self.writer.lock().expect(LOCK_IS_SOUND);
+        let batch = writer.stage_hole(&self.engine, &self.held, arrived_at, row, hole)?;
+        self.engine.write(batch).map_err(|error| self.fail("crossing a hole", error))?;
+        Ok(writer.commit(&self.held))
+    }
+
+    fn sync(&self) -> Result<Ticket, StorageError> {
+        let _syncing = self.syncing.lock().expect(LOCK_IS_SOUND);
+        self.check()?;
+        // Every write that is entered here has returned from the engine.
+        let begun = self.held.write().expect(LOCK_IS_SOUND).begin_sync();
+        self.engine.sync().map_err(|error| self.fail("syncing", error))?;
+        self.held.write().expect(LOCK_IS_SOUND).finish_sync(&begun);
+        Ok(begun.ticket)
+    }
+
+    fn read(
+        &self,
+        log: &LogName,
+        from: MessageNumber,
+        through: MessageNumber,
+        max_bytes: usize,
+    ) -> Result<Vec<StoredMessage>, StorageError> {
+        self.read_log(log, "messages", |shape, appended| {
+            let through = through.min(appended.point.mark.m_id);
+            reading::read(&self.engine, shape, from, through, max_bytes)
+        })
+    }
+
+    fn chain_hash_at(
+        &self,
+        log: &LogName,
+        m_id: MessageNumber,
+    ) -> Result<Option<ChainHash>, StorageError> {
+        if self.held.read().expect(LOCK_IS_SOUND).get(log).is_none() {
+            return self.check().map(|()| None);
+        }
+        let point = self.read_log(log, "a chain hash", |shape, appended| {
+            reading::chain_point_at(&self.engine, shape, &appended.point, m_id)
+        })?;
+        Ok(point.map(|point| point.mark.hash))
+    }
+
+    fn arrived_before(&self, log: &LogName, at: WallTime) -> Result<MessageNumber, StorageError> {
+        self.read_log(log, "times of arrival", |shape, appended| {
+            reading::arrived_before(&self.engine, shape, appended.point.mark.m_id, at)
+        })
+    }
+
+    fn trim(&self, log: &LogName, through: MessageNumber) -> Result<Mark, StorageError> {
+        self.check()?;
+        // Nothing is appended meanwhile: a floor never passes a log's end.
+        let _writer = self.writer.lock().expect(LOCK_IS_SOUND);
+        self.check_durable(log, through)?;
+        let planned = self.read_log(log, "the messages to trim", |shape, appended| {
+            trimming::plan(&self.engine, shape, appended, through)
+        })?;
+        let Some(trim) = planned else {
+            return Ok(self.held(log)?.shape.floor.point.mark);
+        };
+        let batch = trim.batch(&self.engine);
+        self.engine.write_durably(batch).map_err(|error| self.fail("trimming", error))?;
+        self.held.write().expect(LOCK_IS_SOUND).reshape(log, |shape| trim.apply(shape));
+        trim.release(&self.engine).map_err(|error| self.fail("releasing trimmed files", error))?;
+        Ok(trim.floor_mark())
+    }
+
+    fn record_opening(&self, opening: MemberOpening) -> Result<(), StorageError> {
+        self.check()?;
+        let mut openings = self.openings.lock().expect(LOCK_IS_SOUND);
+        let mut batch = E::Batch::default();
+        let (key, value) = (opening::key(*openings), opening::encode(&opening));
+        self.engine.put(&mut batch, Table::Meta, &key, &value);
+        let written = self.engine.write_durably(batch);
+        written.map_err(|error| self.fail("recording the opening", error))?;
+        *openings += 1;
+        Ok(())
+    }
+
+    fn store_checkpoint(
+        &self,
+        marks: &[(LogName, Mark)],
+        facts: &[Fact],
+    ) -> Result<(), StorageError> {
+        self.check()?;
+        let mut last = self.checkpoint.lock().expect(LOCK_IS_SOUND);
+        for (log, mark) in marks {
+            let durable = self.check_durable(log, mark.m_id)?;
+            if durable.m_id == mark.m_id && durable.hash != mark.hash {
+                return Err(StorageError::MarkDiffers { log: *log, m_id: mark.m_id });
+            }
+        }
+        let mut batch = E::Batch::default();
+        let mut durable_marks = Vec::new();
+        for (log, held) in self.held.read().expect(LOCK_IS_SOUND).iter() {
+            let point = held.durable.point;
+            if point.mark.m_id < held.shape.row.first_m_id() {
+                continue;
+            }
+            durable_marks.push((*log, point.mark));
+            if last.marks.insert(*log, point.mark.m_id) != Some(point.mark.m_id) {
+                let key = checkpoint_mark::key(held.shape.number);
+                self.engine.put(&mut batch, Table::Meta, &key, &checkpoint_mark::encode(&point));
+            }
+        }
+        self.put_facts(&mut batch, &mut last, facts);
+        self.engine.write(batch).map_err(|error| self.fail("storing a checkpoint", error))?;
+        let stored = self.engine.store_durable_marks(&durable_marks);
+        stored.map_err(|error| self.fail("storing the durable marks", error))
+    }
+
+    fn load_document(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
+        self.get("a document", Table::Meta, &document::key(name))
+    }
+
+    fn store_document(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        self.check()?;
+        let mut batch = E::Batch::default();
+        self.engine.put(&mut batch, Table::Meta, &document::key(name), bytes);
+        let written = self.engine.write_durably(batch);
+        written.map_err(|error| self.fail("storing a document", error))
+    }
+
+    fn projection(&self, kind: ProjectionKind) -> Result<Option<ProjectionPosition>, StorageError> {
+        const WHAT: &str = "a projection's position";
+        let value = self.get(WHAT, Table::Projections, &projection::position_key(kind))?;
+        let position = value.map(|value| projection::decode_position(&value)).transpose();
+        position.map_err(|error| StorageError::Read { what: WHAT, detail: error.to_string() })
+    }
+
+    fn scan_projection(
+        &self,
+        kind: ProjectionKind,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        self.check()?;
+        let prefix = projection::entry_key(kind, prefix);
+        let upper = prefix_end(&prefix).expect("a prefix begins with its kind, which is not 255");
+        let mut lower = prefix;
+        if let Some(after) = after {
+            let mut next = projection::entry_key(kind, after);
+            next.push(0);
+            lower = lower.max(next);
+        }
+        let mut entries = Vec::new();
+        if limit == 0 || lower >= upper {
+            return Ok(entries);
+        }
+        let mut outcome = Ok(());
+        let from = ScanFrom::LowerBound;
+        let scanned =
+            self.engine.scan(Table::Projections, from, &lower, &upper, &mut |key, value| {
+                match projection::own_key(key) {
+                    Ok(key) => {
+                        entries.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                    }
+                    Err(malformed) => outcome = Err(EngineError::from(malformed)),
+                }
+                if outcome.is_err() || entries.len() == limit {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+        match scanned.and(outcome) {
+            Ok(()) => Ok(entries),
+            Err(error) => {
+                let what = "a projection's entries";
+                Err(StorageError::Read { what, detail: error.into_detail() })
+            }
+        }
+    }
+
+    fn store_projection(
+        &self,
+        kind: ProjectionKind,
+        position: &ProjectionPosition,
+        changes: &ProjectionChanges,
+    ) -> Result<(), StorageError> {
+        self.check()?;
+        for (log, m_id) in &position.positions {
+            self.check_durable(log, *m_id)?;
+        }
+        let mut batch = E::Batch::default();
+        for key in &changes.deletes {
+            let key = projection::entry_key(kind, key);
+            self.engine.delete(&mut batch, Table::Projections, &key);
+        }
+        for (key, value) in &changes.puts {
+            let key = projection::entry_key(kind, key);
+            self.engine.put(&mut batch, Table::Projections, &key, value);
+        }
+        let (key, value) = (projection::position_key(kind), projection::encode_position(position));
+        self.engine.put(&mut batch, Table::Projections, &key, &value);
+        let written = self.engine.write_without_log(batch);
+        written.map_err(|error| self.fail("storing a projection", error))
+    }
+
+    fn reset_projection(&self, kind: ProjectionKind) -> Result<(), StorageError> {
+        self.check()?;
+        let mut batch = E::Batch::default();
+        let (from, to) = projection::bounds(kind);
+        self.engine.delete_range(&mut batch, Table::Projections, &from, &to);
+        let written = self.engine.write_without_log(batch);
+        written.map_err(|error| self.fail("resetting a projection", error))
+    }
+
+    fn space(&self) -> Result<Space, StorageError> {
+        self.check()?;
+        self.engine.space().map_err(|error| StorageError::Read {
+            what: "the space on the disk",
+            detail: error.into_detail(),
+        })
+    }
+
+    fn log_bytes(&self, namespace: NamespaceNumber) -> u64 {
+        self.held.read().expect(LOCK_IS_SOUND).log_bytes(namespace)
+    }
+}

@@ -1,0 +1,202 @@
+//! The disk: what is visible, what of it is synced, and the writes between.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use interlock_core::identity::{LogName, Mark, MessageName};
+
+use super::crash::{self, Loss};
+use crate::contract::Space;
+use crate::engine::Table;
+use crate::keys::{message_run, row};
+
+/// A disk in memory. Handles share it; it outlives the storages opened on it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDisk {
+    state: Arc<Mutex<DiskState>>,
+}
+
+type Entries = BTreeMap<Vec<u8>, Bytes>;
+
+/// The tables of a disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables([Entries; Table::ALL.len()]);
+
+impl Tables {
+    pub(super) fn table(&self, table: Table) -> &Entries {
+        &self.0[table as usize]
+    }
+
+    pub(super) fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Put { table, key, value } => {
+                self.0[*table as usize].insert(key.clone(), value.clone());
+            }
+            Operation::Delete { table, key } => {
+                self.0[*table as usize].remove(key);
+            }
+            Operation::DeleteRange { table, from, to } => {
+                if from >= to {
+                    return;
+                }
+                let entries = &mut self.0[*table as usize];
+                let bounds = (Bound::Included(from), Bound::Excluded(to));
+                let keys: Vec<Vec<u8>> =
+                    entries.range::<Vec<u8>, _>(bounds).map(|(key, _)| key.clone()).collect();
+                for key in keys {
+                    entries.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let entries = self.0.iter().flatten();
+        entries.map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+}
+
+/// One change to one table.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    Put { table: Table, key: Vec<u8>, value: Bytes },
+    Delete { table: Table, key: Vec<u8> },
+    DeleteRange { table: Table, from: Vec<u8>, to: Vec<u8> },
+}
+
+#[derive(Debug)]
+pub(super) struct DiskState {
+    /// What reads see.
+    pub(super) visible: Tables,
+    /// What a cut of power leaves for certain.
+    pub(super) durable: Tables,
+    /// Written and not synced, in order; each is one atomic batch.
+    pub(super) unsynced: Vec<Vec<Operation>>,
+    /// Written to projections and not flushed.
+    pub(super) unflushed: Vec<Vec<Operation>>,
+    pub(super) durable_marks: Vec<(LogName, Mark)>,
+    /// Rises with each crash and each opening: older handles are dead.
+    pub(super) generation: u64,
+    pub(super) is_open: bool,
+    pub(super) fails_next_write: bool,
+    pub(super) fails_next_sync: bool,
+    pub(super) free_bytes: u64,
+}
+
+impl Default for DiskState {
+    fn default() -> Self {
+        Self {
+            visible: Tables::default(),
+            durable: Tables::default(),
+            unsynced: Vec::new(),
+            unflushed: Vec::new(),
+            durable_marks: Vec::new(),
+            generation: 0,
+            is_open: false,
+            fails_next_write: false,
+            fails_next_sync: false,
+            free_bytes: u64::MAX,
+        }
+    }
+}
+
+impl MemoryDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, DiskState> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    /// The process dies, and with it what `loss` says; a storage that is still
+    /// there fails from now on. `choose(n)` gives a number from 0 to n wherever
+    /// something is left to chance.
+    pub fn crash(&self, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
+        let mut state = self.state();
+        crash::crash(&mut state, loss, choose);
+        state.generation += 1;
+        state.is_open = false;
+    }
+
+    /// A copy of what is on the disk now, as copying the data folder of a stopped
+    /// node makes one. [`restore`](Self::restore) puts it back.
+    pub fn copy(&self) -> Self {
+        let state = self.state();
+        let copy = DiskState {
+            visible: state.visible.clone(),
+            durable: state.visible.clone(),
+            durable_marks: state.durable_marks.clone(),
+            free_bytes: state.free_bytes,
+            ..DiskState::default()
+        };
+        Self { state: Arc::new(Mutex::new(copy)) }
+    }
+
+    /// Replaces everything on this disk by a copy made earlier. A storage that is
+    /// still there fails from now on.
+    pub fn restore(&self, copy: &Self) {
+        let copy = copy.copy();
+        let mut restored = std::mem::take(&mut *copy.state());
+        let mut state = self.state();
+        restored.generation = state.generation + 1;
+        *state = restored;
+    }
+
+    /// Empties the disk. A storage that is still there fails from now on.
+    pub fn wipe(&self) {
+        self.restore(&Self::new());
+    }
+
+    /// Damages synced data: the messages of one log from one on are gone from the
+    /// disk, and the durable marks still name them.
+    pub fn lose_synced(&self, from: &MessageName) {
+        let mut state = self.state();
+        let number = state.visible.table(Table::Meta).iter().find_map(|(key, value)| {
+            let number = row::decode_key(key).ok()?;
+            (row::decode(value).ok()?.log == from.log).then_some(number)
+        });
+        let Some(number) = number else { return };
+        let operation = Operation::DeleteRange {
+            table: Table::Log,
+            from: message_run::key(number, from.m_id).to_vec(),
+            to: message_run::end(number).to_vec(),
+        };
+        state.visible.apply(&operation);
+        state.durable.apply(&operation);
+    }
+
+    /// The next write fails, and may have been stored or not.
+    pub fn fail_next_write(&self) {
+        self.state().fails_next_write = true;
+    }
+
+    /// The next sync fails.
+    pub fn fail_next_sync(&self) {
+        self.state().fails_next_sync = true;
+    }
+
+    /// What `space` tells as free.
+    pub fn set_free_bytes(&self, free_bytes: u64) {
+        self.state().free_bytes = free_bytes;
+    }
+
+    /// The marks that are kept beside the database.
+    pub fn durable_marks(&self) -> Vec<(LogName, Mark)> {
+        self.state().durable_marks.clone()
+    }
+
+    /// How many writes a cut of power may take.
+    pub fn unsynced_writes(&self) -> usize {
+        self.state().unsynced.len()
+    }
+}
+
+impl DiskState {
+    pub(super) fn space(&self) -> Space {
+        Space { free_bytes: self.free_bytes, used_bytes: self.visible.bytes() }
+    }
+}

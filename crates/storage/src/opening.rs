@@ -1,0 +1,401 @@
+//! Opening a database after a crash (METHOD M12).
+//!
+//! A cut of power can lose the tail of one write-ahead file and keep the next, so
+//! "the last key" says nothing. Each log is walked from its last checkpoint:
+//! numbers without holes, the chain hashes that are kept, then parents across
+//! logs until nothing changes. What lies past the first missing message, logs
+//! whose parent point is not held, and keys that belong to no row are deleted.
+//!
+//! Before anything is deleted, the result is compared with the durable marks that
+//! are kept beside the database. If the logs reach them, what was cut had never
+//! been synced; if not, synced data is damaged, and nothing is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use interlock_core::identity::{LogName, Mark, MemberOpening, MessageNumber};
+use interlock_core::replication::frames::Fact;
+
+use crate::contract::{CutLog, CutReason, DamageFinding, ProjectionKind, RecoveredLog, Recovery};
+use crate::engine::{Engine, EngineError, Table, first_key, scan_prefix};
+use crate::held_logs::{HeldLogs, LogShape};
+use crate::keys::chain_point::ChainPoint;
+use crate::keys::{
+    LogNumber, arrival, chain_point, checkpoint_mark, fact, floor, format_version, hole,
+    message_run, next_log_number, opening, projection, row,
+};
+use crate::log_walk::{self, WalkedLog, walk_log};
+use crate::reading::chain_point_at;
+
+/// Why a database cannot be walked at all.
+#[derive(Debug)]
+pub(crate) enum WalkError {
+    /// A newer build wrote it.
+    NewerLayout(u32),
+    /// The engine fails, or what is kept beside the logs is damaged.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for WalkError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+/// What a database holds, before anything is changed.
+#[derive(Debug)]
+pub(crate) struct Walked {
+    pub(crate) logs: BTreeMap<LogName, WalkedLog>,
+    /// Logs that are removed with their rows.
+    removed: Vec<LogShape>,
+    /// Numbers that keys have and no row.
+    orphans: BTreeSet<LogNumber>,
+    pub(crate) cut: Vec<CutLog>,
+    /// Synced data that is missing or changed. Empty after an honest crash.
+    pub(crate) findings: Vec<DamageFinding>,
+    pub(crate) openings: Vec<(u64, MemberOpening)>,
+    pub(crate) facts: Vec<Fact>,
+    pub(crate) next_number: LogNumber,
+}
+
+/// The rows and what belongs to them, as stored.
+#[derive(Debug, Default)]
+struct Stored {
+    shapes: BTreeMap<LogNumber, LogShape>,
+    checkpoints: BTreeMap<LogNumber, ChainPoint>,
+    orphans: BTreeSet<LogNumber>,
+}
+
+/// Walks every log of a database and compares the result with the durable marks.
+/// Changes nothing.
+pub(crate) fn walk<E: Engine>(
+    engine: &E,
+    durable: &BTreeMap<LogName, Mark>,
+) -> Result<Walked, WalkError> {
+    let version = engine.get(Table::Meta, &format_version::KEY)?;
+    let version = version.map(|value| format_version::decode(&value)).transpose();
+    let version = version.map_err(EngineError::from)?;
+    if let Some(newer) = version.filter(|version| *version > format_version::CURRENT) {
+        return Err(WalkError::NewerLayout(newer));
+    }
+
+    let Stored { shapes, mut checkpoints, mut orphans } = load_rows(engine)?;
+    let mut next_number = match engine.get(Table::Meta, &next_log_number::KEY)? {
+        Some(value) => next_log_number::decode(&value).map_err(EngineError::from)?,
+        None => LogNumber::FIRST,
+    };
+    for number in numbers_in_use(engine)? {
+        next_number = next_number.max(number.next());
+        if !shapes.contains_key(&number) {
+            orphans.insert(number);
+        }
+    }
+
+    let mut walked = Walked {
+        logs: BTreeMap::new(),
+        removed: Vec::new(),
+        orphans,
+        cut: Vec::new(),
+        findings: Vec::new(),
+        openings: load_openings(engine)?,
+        facts: load_facts(engine)?,
+        next_number,
+    };
+    for (number, shape) in shapes {
+        walked.next_number = walked.next_number.max(number.next());
+        let log = shape.row.log;
+        let durable = durable.get(&log).copied();
+        let log_walked = walk_log(engine, shape, checkpoints.remove(&number), durable)?;
+        walked.logs.insert(log, log_walked);
+    }
+    walked.remove_empty();
+    walked.remove_without_parents(engine)?;
+    walked.collect_cuts();
+    walked.collect_findings(durable);
+    Ok(walked)
+}
+
+impl Walked {
+    fn remove_empty(&mut self) {
+        let empty = self.logs.iter().filter(|(_, log)| !log.has_messages());
+        let empty: Vec<LogName> = empty.map(|(log, _)| *log).collect();
+        for log in empty {
+            self.remove(&log, CutReason::NoMessages);
+        }
+    }
+
+    /// Removes logs whose parents are not held up to their points, until nothing
+    /// changes: each removal may take the parent of another.
+    fn remove_without_parents<E: Engine>(&mut self, engine: &E) -> Result<(), EngineError> {
+        loop {
+            let mut parentless = Vec::new();
+            for (name, log) in &self.logs {
+                for parent in &log.shape.row.parents {
+                    let parent_log = self.logs.get(&name.path().log(parent.incarnation));
+                    let mark = Mark { m_id: parent.m_id, hash: parent.hash };
+                    if !parent_is_held(engine, log, parent_log, &mark)? {
+                        parentless.push(*name);
+                        break;
+                    }
+                }
+            }
+            if parentless.is_empty() {
+                return Ok(());
+            }
+            for log in parentless {
+                self.remove(&log, CutReason::ParentNotHeld);
+            }
+        }
+    }
+
+    fn remove(&mut self, log: &LogName, reason: CutReason) {
+        let removed = self.logs.remove(log).expect("only logs that were walked are removed");
+        let reason = removed.reason.unwrap_or(reason);
+        let found = removed.found.max(removed.point.mark.m_id);
+        self.cut.push(CutLog { log: *log, kept: None, found, reason });
+        self.removed.push(removed.shape);
+    }
+
+    fn collect_cuts(&mut self) {
+        for (log, walked) in &self.logs {
+            let kept = walked.point.mark.m_id;
+            if walked.found > kept {
+                let reason = walked.reason.unwrap_or(CutReason::MissingMessage);
+                let found = walked.found;
+                self.cut.push(CutLog { log: *log, kept: Some(kept), found, reason });
+            }
+        }
+    }
+
+    fn collect_findings(&mut self, durable: &BTreeMap<LogName, Mark>) {
+        for log in self.logs.values_mut() {
+            self.findings.extend(log.finding.take());
+        }
+        for (log, mark) in durable {
+            if self.logs.contains_key(log) {
+                continue;
+            }
+            let cut = self.cut.iter().find(|cut| cut.log == *log);
+            let reason = cut.map_or(CutReason::SyncedDataLost, |cut| cut.reason);
+            let (log, durable, held) = (*log, mark.m_id, None);
+            self.findings.push(DamageFinding::LogTooShort { log, durable, held, reason });
+        }
+    }
+
+    /// Adds to the cuts what the durable marks say is lost beyond what was found:
+    /// for an opening that accepts loss.
+    pub(crate) fn add_lost_to_cuts(&mut self, durable: &BTreeMap<LogName, Mark>) {
+        for (log, mark) in durable {
+            let kept = self.logs.get(log).map(|walked| walked.point.mark.m_id);
+            if kept.is_some_and(|kept| kept >= mark.m_id) {
+                continue;
+            }
+            match self.cut.iter_mut().find(|cut| cut.log == *log) {
+                Some(cut) => cut.found = cut.found.max(mark.m_id),
+                None => {
+                    let (log, found, reason) = (*log, mark.m_id, CutReason::SyncedDataLost);
+                    self.cut.push(CutLog { log, kept, found, reason });
+                }
+            }
+        }
+    }
+
+    /// Deletes what the walk did not keep, and makes what remains durable: after
+    /// a kill it may be in the page cache only, which the next cut of power takes.
+    pub(crate) fn settle<E: Engine>(&self, engine: &E) -> Result<(), EngineError> {
+        let mut batch = E::Batch::default();
+        let version = format_version::encode(format_version::CURRENT);
+        engine.put(&mut batch, Table::Meta, &format_version::KEY, &version);
+        let next = next_log_number::encode(self.next_number);
+        engine.put(&mut batch, Table::Meta, &next_log_number::KEY, &next);
+        for log in self.logs.values() {
+            if log.found > log.point.mark.m_id {
+                log_walk::delete_after(engine, &mut batch, &log.shape, &log.point)?;
+            }
+            let held =
+                log.missing_points.iter().filter(|kept| kept.mark.m_id <= log.point.mark.m_id);
+            for point in held {
+                let key = chain_point::key(log.shape.number, point.mark.m_id);
+                engine.put(&mut batch, Table::Sparse, &key, &chain_point::encode(point));
+            }
+        }
+        for shape in &self.removed {
+            delete_log(engine, &mut batch, shape.number);
+        }
+        for number in &self.orphans {
+            delete_log(engine, &mut batch, *number);
+        }
+        engine.write_durably(batch)?;
+        engine.store_durable_marks(&self.durable_marks())
+    }
+
+    fn durable_marks(&self) -> Vec<(LogName, Mark)> {
+        self.logs.iter().map(|(log, walked)| (*log, walked.point.mark)).collect()
+    }
+
+    /// What the opening tells its caller, and what the open database begins with.
+    pub(crate) fn finish<E: Engine>(self, engine: &E) -> Result<(HeldLogs, Recovery), EngineError> {
+        let mut held = HeldLogs::default();
+        let mut recovery = Recovery {
+            opened_from: self.openings.last().map(|(_, opening)| opening.incarnation),
+            facts: self.facts,
+            cut: self.cut,
+            ..Recovery::default()
+        };
+        for walked in self.logs.into_values() {
+            let tail = walked.tail(engine)?;
+            recovery.last_stamp = recovery.last_stamp.max(tail.stamp);
+            recovery.logs.push(RecoveredLog {
+                row: walked.shape.row.clone(),
+                mark: tail.point.mark,
+                last_stamp: tail.stamp,
+                floor: walked.shape.floor.point.mark,
+            });
+            held.insert_recovered(walked.shape, tail);
+        }
+        for kind in ProjectionKind::ALL {
+            if is_ahead(engine, kind, &held)? {
+                recovery.projections_ahead.push(kind);
+            }
+        }
+        Ok((held, recovery))
+    }
+}
+
+/// Whether a log's parent reaches the point where the log goes on, with the same
+/// chain hash. Inside a hole or below a floor, where no hash is kept, reaching it
+/// is enough.
+fn parent_is_held<E: Engine>(
+    engine: &E,
+    log: &WalkedLog,
+    parent: Option<&WalkedLog>,
+    point: &Mark,
+) -> Result<bool, EngineError> {
+    let Some(parent) = parent else { return Ok(false) };
+    if parent.point.mark.m_id < point.m_id {
+        return Ok(false);
+    }
+    // Both were there at the checkpoint, when the hashes had been compared.
+    let both_were_checked =
+        parent.begun_at >= point.m_id && log.begun_at >= log.shape.row.first_m_id();
+    if both_were_checked {
+        return Ok(true);
+    }
+    match chain_point_at(engine, &parent.shape, &parent.point, point.m_id) {
+        Ok(known) => Ok(known.is_none_or(|known| known.mark.hash == point.hash)),
+        Err(failure) => match log_walk::engine_error(failure) {
+            EngineError::Damaged(_) => Ok(false),
+            error => Err(error),
+        },
+    }
+}
+
+fn load_rows<E: Engine>(engine: &E) -> Result<Stored, EngineError> {
+    let mut stored = Stored::default();
+    let Stored { shapes, checkpoints, orphans } = &mut stored;
+    scan_prefix(engine, Table::Meta, row::PREFIX, |key, value| {
+        let number = row::decode_key(key)?;
+        shapes.insert(number, LogShape::new(number, row::decode(value)?));
+        Ok(())
+    })?;
+    scan_prefix(engine, Table::Meta, checkpoint_mark::PREFIX, |key, value| {
+        checkpoints.insert(checkpoint_mark::decode_key(key)?, checkpoint_mark::decode(value)?);
+        Ok(())
+    })?;
+    scan_prefix(engine, Table::Meta, floor::PREFIX, |key, value| {
+        let number = floor::decode_key(key)?;
+        match shapes.get_mut(&number) {
+            Some(shape) => shape.floor = floor::decode(value)?,
+            None => _ = orphans.insert(number),
+        }
+        Ok(())
+    })?;
+    scan_prefix(engine, Table::Meta, hole::PREFIX, |key, value| {
+        let (number, from) = hole::decode_key(key)?;
+        match shapes.get_mut(&number) {
+            Some(shape) => _ = shape.holes.insert(from, hole::decode(value)?),
+            None => _ = orphans.insert(number),
+        }
+        Ok(())
+    })?;
+    orphans.extend(checkpoints.keys().filter(|number| !shapes.contains_key(number)));
+    Ok(stored)
+}
+
+fn load_openings<E: Engine>(engine: &E) -> Result<Vec<(u64, MemberOpening)>, EngineError> {
+    let mut openings = Vec::new();
+    scan_prefix(engine, Table::Meta, opening::PREFIX, |key, value| {
+        openings.push((opening::decode_key(key)?, opening::decode(value)?));
+        Ok(())
+    })?;
+    Ok(openings)
+}
+
+fn load_facts<E: Engine>(engine: &E) -> Result<Vec<Fact>, EngineError> {
+    let mut facts = Vec::new();
+    scan_prefix(engine, Table::Meta, fact::PREFIX, |key, value| {
+        facts.push(fact::decode(key, value)?);
+        Ok(())
+    })?;
+    Ok(facts)
+}
+
+/// The log numbers that keys of messages and of what is kept beside have: one
+/// seek for each.
+fn numbers_in_use<E: Engine>(engine: &E) -> Result<BTreeSet<LogNumber>, EngineError> {
+    let mut numbers = BTreeSet::new();
+    let zero = LogNumber::new(0);
+    let mut lower = message_run::key(zero, MessageNumber::ZERO);
+    while let Some(key) = first_key(engine, Table::Log, &lower, &[u8::MAX; 13])? {
+        let (number, _) = message_run::decode_key(&key)?;
+        numbers.insert(number);
+        lower = message_run::end(number);
+    }
+    let mut lower = chain_point::key(zero, MessageNumber::ZERO);
+    let upper = arrival::key(zero, MessageNumber::ZERO);
+    while let Some(key) = first_key(engine, Table::Sparse, &lower, &upper)? {
+        let (number, _) = chain_point::decode_key(&key)?;
+        numbers.insert(number);
+        lower = chain_point::end(number);
+    }
+    let mut lower = upper;
+    while let Some(key) = first_key(engine, Table::Sparse, &lower, &[u8::MAX])? {
+        let (number, _) = arrival::decode_key(&key)?;
+        numbers.insert(number);
+        lower = arrival::end(number);
+    }
+    Ok(numbers)
+}
+
+/// Removes everything that has a log's number.
+fn delete_log<E: Engine>(engine: &E, batch: &mut E::Batch, number: LogNumber) {
+    let zero = MessageNumber::ZERO;
+    engine.delete_range(
+        batch,
+        Table::Log,
+        &message_run::key(number, zero),
+        &message_run::end(number),
+    );
+    let (from, to) = (chain_point::key(number, zero), chain_point::end(number));
+    engine.delete_range(batch, Table::Sparse, &from, &to);
+    let (from, to) = (arrival::key(number, zero), arrival::end(number));
+    engine.delete_range(batch, Table::Sparse, &from, &to);
+    engine.delete(batch, Table::Meta, &row::key(number));
+    engine.delete(batch, Table::Meta, &floor::key(number));
+    engine.delete(batch, Table::Meta, &checkpoint_mark::key(number));
+    let (from, to) = (hole::key(number, zero), hole::key(number.next(), zero));
+    engine.delete_range(batch, Table::Meta, &from, &to);
+}
+
+fn is_ahead<E: Engine>(
+    engine: &E,
+    kind: ProjectionKind,
+    held: &HeldLogs,
+) -> Result<bool, EngineError> {
+    let value = engine.get(Table::Projections, &projection::position_key(kind))?;
+    let Some(value) = value else { return Ok(false) };
+    let position = projection::decode_position(&value)?;
+    let is_held = |(log, m_id): &(LogName, MessageNumber)| {
+        held.get(log).is_some_and(|held| held.durable.point.mark.m_id >= *m_id)
+    };
+    Ok(!position.positions.iter().all(is_held))
+}

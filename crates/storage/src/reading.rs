@@ -1,0 +1,222 @@
+//! Reading messages and what is kept about them.
+
+use std::ops::{ControlFlow, Range};
+
+use bytes::Bytes;
+use interlock_core::clock::WallTime;
+use interlock_core::identity::{Mark, MessageNumber};
+
+use crate::contract::StoredMessage;
+use crate::engine::{Engine, EngineError, ScanFrom, Table};
+use crate::held_logs::LogShape;
+use crate::keys::chain_point::{self, ChainPoint};
+use crate::keys::message_run::{self, MESSAGE_OVERHEAD_BYTES, Messages};
+use crate::keys::{LogNumber, Malformed, arrival};
+
+/// What a reading buffer begins with; it doubles up to what was asked for.
+const FIRST_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Why a range could not be read.
+#[derive(Debug)]
+pub(crate) enum ReadFailure {
+    /// The engine fails.
+    Engine(EngineError),
+    /// A message that should be there is not. Where the log was trimmed at the
+    /// same time, that is the reason.
+    Missing(MessageNumber),
+}
+
+impl From<EngineError> for ReadFailure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<Malformed> for ReadFailure {
+    fn from(malformed: Malformed) -> Self {
+        Self::Engine(malformed.into())
+    }
+}
+
+/// Shows the stored messages of a log from `from` up to and with `through`, in
+/// order, whatever is missing between them.
+pub(crate) fn visit_messages<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    from: MessageNumber,
+    through: MessageNumber,
+    mut visit: impl FnMut(MessageNumber, &[u8]) -> ControlFlow<()>,
+) -> Result<(), EngineError> {
+    let at = message_run::key(log, from);
+    let lower = message_run::key(log, MessageNumber::ZERO);
+    let upper = message_run::key(log, MessageNumber::new(through.get().saturating_add(1)));
+    let mut outcome = Ok(());
+    engine.scan(Table::Log, ScanFrom::AtOrBefore(&at), &lower, &upper, &mut |key, value| {
+        let shown = show_run(key, value, from, through, &mut visit);
+        shown.unwrap_or_else(|malformed| {
+            outcome = Err(malformed.into());
+            ControlFlow::Break(())
+        })
+    })?;
+    outcome
+}
+
+fn show_run(
+    key: &[u8],
+    value: &[u8],
+    from: MessageNumber,
+    through: MessageNumber,
+    visit: &mut impl FnMut(MessageNumber, &[u8]) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Malformed> {
+    for message in Messages::of(key, value)? {
+        let (m_id, bytes) = message?;
+        if m_id < from {
+            continue;
+        }
+        if m_id > through || visit(m_id, bytes).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// See [`LogStorage::read`](crate::LogStorage::read).
+pub(crate) fn read<E: Engine>(
+    engine: &E,
+    shape: &LogShape,
+    from: MessageNumber,
+    through: MessageNumber,
+    max_bytes: usize,
+) -> Result<Vec<StoredMessage>, ReadFailure> {
+    let mut first = from.max(shape.floor.point.mark.m_id.next());
+    while let Some(end) = shape.hole_around(first) {
+        first = end.point.mark.m_id.next();
+    }
+    let last = shape.next_hole(first).map_or(through, |hole| through.min(hole.previous()));
+    if first > last {
+        return Ok(Vec::new());
+    }
+
+    let mut buffer = Vec::with_capacity(max_bytes.min(FIRST_BUFFER_BYTES));
+    let mut spans: Vec<Range<usize>> = Vec::new();
+    let mut expected = first;
+    let mut missing = false;
+    visit_messages(engine, shape.number, first, last, |m_id, bytes| {
+        missing = m_id != expected;
+        let is_full = !spans.is_empty() && buffer.len() + bytes.len() > max_bytes;
+        if missing || is_full {
+            return ControlFlow::Break(());
+        }
+        let begin = buffer.len();
+        buffer.extend_from_slice(bytes);
+        spans.push(begin..buffer.len());
+        expected = m_id.next();
+        ControlFlow::Continue(())
+    })?;
+    if missing || spans.is_empty() {
+        return Err(ReadFailure::Missing(expected));
+    }
+
+    let buffer = Bytes::from(buffer);
+    let messages = spans.into_iter().enumerate().map(|(index, span)| StoredMessage {
+        m_id: MessageNumber::new(first.get() + index as u64),
+        bytes: buffer.slice(span),
+    });
+    Ok(messages.collect())
+}
+
+/// The chain point at a message: hashed again from the nearest one that is kept.
+pub(crate) fn chain_point_at<E: Engine>(
+    engine: &E,
+    shape: &LogShape,
+    tail: &ChainPoint,
+    m_id: MessageNumber,
+) -> Result<Option<ChainPoint>, ReadFailure> {
+    if m_id == tail.mark.m_id {
+        return Ok(Some(*tail));
+    }
+    let floor = shape.floor.point;
+    if m_id > tail.mark.m_id || m_id < floor.mark.m_id {
+        return Ok(None);
+    }
+    if shape.hole_around(m_id).is_some_and(|end| end.point.mark.m_id != m_id) {
+        return Ok(None);
+    }
+    let hole = shape.holes.range(..=m_id).next_back().map(|(_, end)| end.point);
+    let kept = kept_point(engine, shape.number, m_id)?;
+    let nearest =
+        [Some(floor), hole, kept].into_iter().flatten().max_by_key(|point| point.mark.m_id);
+    let mut point = nearest.expect("the floor is always there");
+
+    visit_messages(engine, shape.number, point.mark.m_id.next(), m_id, |number, bytes| {
+        if number != point.mark.m_id.next() {
+            return ControlFlow::Break(());
+        }
+        point = after(&point, number, bytes);
+        ControlFlow::Continue(())
+    })?;
+    if point.mark.m_id == m_id {
+        Ok(Some(point))
+    } else {
+        Err(ReadFailure::Missing(point.mark.m_id.next()))
+    }
+}
+
+/// The chain point after one more message.
+pub(crate) fn after(point: &ChainPoint, m_id: MessageNumber, bytes: &[u8]) -> ChainPoint {
+    ChainPoint {
+        mark: Mark { m_id, hash: point.mark.hash.then(bytes) },
+        bytes: point.bytes + bytes.len() as u64 + MESSAGE_OVERHEAD_BYTES,
+    }
+}
+
+/// The last kept chain hash at or before a message.
+pub(crate) fn kept_point<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    m_id: MessageNumber,
+) -> Result<Option<ChainPoint>, ReadFailure> {
+    let lower = chain_point::key(log, MessageNumber::ZERO);
+    let at = chain_point::key(log, m_id);
+    let kept = engine.last_at_or_before(Table::Sparse, &lower, &at)?;
+    Ok(kept.map(|(key, value)| chain_point::decode(&key, &value)).transpose()?)
+}
+
+/// The last kept time of arrival at or before a message.
+pub(crate) fn kept_arrival<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    m_id: MessageNumber,
+) -> Result<Option<arrival::Arrival>, ReadFailure> {
+    let lower = arrival::key(log, MessageNumber::ZERO);
+    let at = arrival::key(log, m_id);
+    let kept = engine.last_at_or_before(Table::Sparse, &lower, &at)?;
+    Ok(kept.map(|(key, value)| arrival::decode(&key, &value)).transpose()?)
+}
+
+/// See [`LogStorage::arrived_before`](crate::LogStorage::arrived_before). Times
+/// do not fall along a log, so halving finds the last that is early enough.
+pub(crate) fn arrived_before<E: Engine>(
+    engine: &E,
+    shape: &LogShape,
+    appended: MessageNumber,
+    at: WallTime,
+) -> Result<MessageNumber, ReadFailure> {
+    let floor = shape.floor.point.mark.m_id;
+    let mut found =
+        if shape.floor.arrived_by < at { floor } else { shape.row.first_m_id().previous() };
+    // Every kept time up to `low` is early enough, every one above `high` is not.
+    let (mut low, mut high) = (floor, appended);
+    while low < high {
+        let middle = MessageNumber::new(low.get() + (high.since(low)).div_ceil(2));
+        match kept_arrival(engine, shape.number, middle)? {
+            Some(kept) if kept.m_id > low && kept.by < at => {
+                found = kept.m_id;
+                low = middle;
+            }
+            Some(kept) if kept.m_id > low => high = kept.m_id.previous(),
+            _ => low = middle,
+        }
+    }
+    Ok(found)
+}
