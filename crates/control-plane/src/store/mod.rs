@@ -8,6 +8,7 @@
 //!
 //! Every implementation passes the same suite, `conformance`.
 
+pub(crate) mod document;
 pub mod file;
 pub mod memory;
 

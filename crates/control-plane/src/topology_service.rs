@@ -1,0 +1,286 @@
+//! `TopologyService`: who is in the mesh, and who holds what (METHOD M2, M15).
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use interlock_core::identity::{FencingToken, Incarnation, NamespaceNumber, NodeNumber};
+use interlock_core::limits::{MAX_GROUPS_PER_MESSAGE, MAX_NAMESPACES, MAX_REGIONS};
+use interlock_core::topology::Topology;
+use interlock_core::topology::edit::{
+    NodeRegistration, apply_group, apply_region, create_namespace, record_opened, update_namespace,
+};
+use interlock_rpc::convert::IntoWire as _;
+use interlock_rpc::convert::identity::{
+    group_name, namespace_name, node_name, region_name, topology_version,
+};
+use interlock_rpc::services::topology::Service;
+use interlock_rpc::status::{Reason, Refusal, refusal};
+use interlock_rpc::v1;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use crate::leases::Liveness;
+use crate::metrics::Metrics;
+use crate::refusals::{bounded, group_names, region_names, update_refused};
+use crate::registry::{NodeView, Registry};
+
+/// Serves `TopologyService` from the registry.
+pub(crate) struct TopologyService {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Metrics,
+    /// Becomes true when the process is about to end.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchTopologyResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for TopologyService {
+    type WatchTopologyStream = WatchStream;
+
+    async fn register_node(
+        &self,
+        request: Request<v1::RegisterNodeRequest>,
+    ) -> Result<Response<v1::RegisterNodeResponse>, Status> {
+        let request = request.into_inner();
+        let registration = NodeRegistration {
+            name: node_name(&request.name, "name")?,
+            region: region_name(&request.region, "region")?,
+            replication_address: request.replication_address,
+            client_address: request.client_address,
+        };
+        let registered = self
+            .registry
+            .register(
+                registration,
+                Incarnation::new(request.incarnation),
+                topology_version(request.topology_version),
+            )
+            .await
+            .map_err(Refusal::from)?;
+        tracing::info!(
+            node = %registered.node.name,
+            number = %registered.node.number,
+            region = %registered.node.region,
+            fencing_token = %registered.node.fencing_token,
+            topology = %registered.topology.version,
+            "node registered"
+        );
+        Ok(Response::new(v1::RegisterNodeResponse {
+            number: registered.node.number.get(),
+            fencing_token: registered.node.fencing_token.get(),
+            lease_milliseconds: self.lease_milliseconds(),
+            topology: Some(registered.topology.into_wire()),
+        }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let held = self
+            .registry
+            .renew(
+                NodeNumber::new(request.number),
+                FencingToken::new(request.fencing_token),
+                Incarnation::new(request.incarnation),
+            )
+            .map_err(Refusal::from)?;
+        Ok(Response::new(v1::RenewLeaseResponse {
+            lease_milliseconds: self.lease_milliseconds(),
+            fencing_token: held.get(),
+            topology_version: Some(self.registry.topology().version.into_wire()),
+        }))
+    }
+
+    async fn watch_topology(
+        &self,
+        request: Request<v1::WatchTopologyRequest>,
+    ) -> Result<Response<WatchStream>, Status> {
+        let known = topology_version(request.into_inner().known);
+        let watcher = Watcher {
+            topology: self.registry.subscribe(),
+            draining: self.draining.clone(),
+            known,
+            _counted: self.metrics.watcher(),
+        };
+        Ok(Response::new(Box::pin(stream::unfold(Some(watcher), next_topology))))
+    }
+
+    async fn get_topology(
+        &self,
+        _: Request<v1::GetTopologyRequest>,
+    ) -> Result<Response<v1::GetTopologyResponse>, Status> {
+        let topology = self.registry.topology().into_wire();
+        Ok(Response::new(v1::GetTopologyResponse { topology: Some(topology) }))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let topology = self.registry.topology();
+        let nodes =
+            self.registry.nodes().into_iter().map(|view| node_record(view, &topology)).collect();
+        Ok(Response::new(v1::ListNodesResponse { nodes }))
+    }
+
+    async fn apply_region(
+        &self,
+        request: Request<v1::ApplyRegionRequest>,
+    ) -> Result<Response<v1::ApplyRegionResponse>, Status> {
+        let name = region_name(&request.into_inner().name, "name")?;
+        let topology = self
+            .registry
+            .edit(move |topology| apply_region(topology, &name))
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Response::new(v1::ApplyRegionResponse { topology: Some(topology.into_wire()) }))
+    }
+
+    async fn apply_group(
+        &self,
+        request: Request<v1::ApplyGroupRequest>,
+    ) -> Result<Response<v1::ApplyGroupResponse>, Status> {
+        let request = request.into_inner();
+        let name = group_name(&request.name, "name")?;
+        let regions = region_names(&request.regions, MAX_REGIONS, "regions")?;
+        let topology = self
+            .registry
+            .edit(move |topology| apply_group(topology, &name, &regions))
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Response::new(v1::ApplyGroupResponse { topology: Some(topology.into_wire()) }))
+    }
+
+    async fn create_namespace(
+        &self,
+        request: Request<v1::CreateNamespaceRequest>,
+    ) -> Result<Response<v1::CreateNamespaceResponse>, Status> {
+        let request = request.into_inner();
+        let name = namespace_name(&request.name, "name")?;
+        let groups = group_names(&request.groups, MAX_GROUPS_PER_MESSAGE, "groups")?;
+        let edited = name.clone();
+        let topology = self
+            .registry
+            .edit(move |topology| {
+                create_namespace(topology, &edited, &groups, request.disk_cap_bytes)
+            })
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Response::new(v1::CreateNamespaceResponse {
+            namespace: topology.namespace_by_name(&name).map(|namespace| namespace.into_wire()),
+            topology_version: Some(topology.version.into_wire()),
+        }))
+    }
+
+    async fn update_namespace(
+        &self,
+        request: Request<v1::UpdateNamespaceRequest>,
+    ) -> Result<Response<v1::UpdateNamespaceResponse>, Status> {
+        let request = request.into_inner();
+        let name = namespace_name(&request.name, "name")?;
+        let groups = group_names(&request.add_groups, MAX_GROUPS_PER_MESSAGE, "add_groups")?;
+        let edited = name.clone();
+        let topology = self
+            .registry
+            .edit(move |topology| {
+                update_namespace(topology, &edited, &groups, request.disk_cap_bytes)
+            })
+            .await
+            .map_err(update_refused)?;
+        Ok(Response::new(v1::UpdateNamespaceResponse {
+            namespace: topology.namespace_by_name(&name).map(|namespace| namespace.into_wire()),
+            topology_version: Some(topology.version.into_wire()),
+        }))
+    }
+
+    async fn record_namespace_opened(
+        &self,
+        request: Request<v1::RecordNamespaceOpenedRequest>,
+    ) -> Result<Response<v1::RecordNamespaceOpenedResponse>, Status> {
+        let request = request.into_inner();
+        bounded(request.namespaces.len(), MAX_NAMESPACES, "namespaces")?;
+        let node = NodeNumber::new(request.node);
+        let token = FencingToken::new(request.fencing_token);
+        let namespaces: Vec<NamespaceNumber> =
+            request.namespaces.into_iter().map(NamespaceNumber::new).collect();
+        let topology = self
+            .registry
+            .edit(move |topology| record_opened(topology, node, token, &namespaces))
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Response::new(v1::RecordNamespaceOpenedResponse {
+            topology_version: Some(topology.version.into_wire()),
+        }))
+    }
+}
+
+impl TopologyService {
+    fn lease_milliseconds(&self) -> u64 {
+        u64::try_from(self.registry.lease_duration().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One call of `WatchTopology`.
+struct Watcher {
+    topology: watch::Receiver<Arc<Topology>>,
+    draining: watch::Receiver<bool>,
+    known: interlock_core::identity::TopologyVersion,
+    _counted: crate::metrics::Watching,
+}
+
+/// The next version that the watcher does not know. Of several in a row it gets
+/// the newest: a document says all there is to say.
+async fn next_topology(
+    watcher: Option<Watcher>,
+) -> Option<(Result<v1::WatchTopologyResponse, Status>, Option<Watcher>)> {
+    let mut watcher = watcher?;
+    let known = watcher.known;
+    let newer = async {
+        let newer = watcher.topology.wait_for(|topology| topology.version > known).await;
+        newer.ok().map(|topology| Arc::clone(&topology))
+    };
+    // Neither future ends by an error while the service lives.
+    let newer = tokio::select! {
+        biased;
+        _ = watcher.draining.wait_for(|draining| *draining) => None,
+        newer = newer => newer,
+    };
+    match newer {
+        Some(topology) => {
+            watcher.known = topology.version;
+            let response = v1::WatchTopologyResponse { topology: Some(topology.into_wire()) };
+            Some((Ok(response), Some(watcher)))
+        }
+        None => {
+            let drained = refusal(Reason::Draining, "the control-plane ends: watch again");
+            Some((Err(drained.into()), None))
+        }
+    }
+}
+
+fn node_record(view: NodeView, topology: &Topology) -> v1::NodeRecord {
+    let namespaces = topology
+        .namespaces_of(view.node.number)
+        .into_iter()
+        .filter_map(|number| topology.namespace(number))
+        .map(|namespace| namespace.name.to_string())
+        .collect();
+    let liveness = match view.liveness {
+        Liveness::Alive => v1::Liveness::Alive,
+        Liveness::LeaseExpired => v1::Liveness::LeaseExpired,
+        Liveness::NeverSeen => v1::Liveness::NeverSeen,
+    };
+    v1::NodeRecord {
+        node: Some((&view.node).into_wire()),
+        liveness: liveness.into(),
+        last_seen_milliseconds: view
+            .last_heard
+            .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        incarnation: view.incarnation.map_or(0, Incarnation::get),
+        namespaces,
+    }
+}
