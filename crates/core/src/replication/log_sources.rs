@@ -63,6 +63,7 @@ struct Peer {
 
 #[derive(Clone, Debug, Default)]
 struct LogState {
+    /// The last message appended here, or the number before the log's first.
     appended: MessageNumber,
     /// The tips offered by connected peers.
     offers: BTreeMap<NodeNumber, MessageNumber>,
@@ -142,7 +143,11 @@ impl LogSources {
             return;
         }
         peer.logs.insert(log);
-        let tip = self.logs.entry(log).or_default().offers.entry(node).or_default();
+        let state = self.logs.entry(log).or_default();
+        // A log goes on from its highest parent's number.
+        let start = offer.parents.iter().map(|parent| parent.m_id).max().unwrap_or_default();
+        state.appended = state.appended.max(start);
+        let tip = state.offers.entry(node).or_default();
         *tip = offer.tip.m_id.max(*tip);
         self.reconsider(now, &log);
     }

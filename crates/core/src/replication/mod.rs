@@ -13,4 +13,8 @@ pub mod log_table;
 pub mod peer_receiver;
 pub mod peer_sender;
 pub mod rows;
+#[cfg(test)]
+mod specimens;
+#[cfg(test)]
+mod stream_tests;
 pub mod timing;

@@ -31,7 +31,7 @@ impl OfferQueue {
 
     /// Everything is told before the next "nothing else".
     pub(super) fn hasten(&mut self) {
-        self.urgent = true;
+        self.urgent = !self.moved.is_empty();
     }
 
     pub(super) fn due_at(&self, now: Moment) -> Option<Moment> {

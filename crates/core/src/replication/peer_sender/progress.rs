@@ -172,8 +172,13 @@ impl LogProgress {
         if let Some(mark) = self.before_next {
             return Some(mark.hash);
         }
-        let start = self.offer.parents.iter().map(|parent| parent.m_id).max().unwrap_or_default();
-        (self.next.previous() == start).then(|| ChainHash::of_parents(&self.offer.parents))
+        let is_first = self.next.previous() == self.start();
+        is_first.then(|| ChainHash::of_parents(&self.offer.parents))
+    }
+
+    /// The number before the log's first.
+    fn start(&self) -> MessageNumber {
+        self.offer.parents.iter().map(|parent| parent.m_id).max().unwrap_or_default()
     }
 
     /// Whether the message that is next was sent before.
@@ -259,6 +264,7 @@ impl LogProgress {
 
     /// One frame from a number on, then wait. Returns the window bytes given up.
     pub(super) fn become_probe(&mut self, from: MessageNumber) -> u64 {
+        let from = from.max(self.start().next());
         let before = from.previous();
         let known = self
             .segments
