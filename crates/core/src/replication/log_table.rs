@@ -72,9 +72,9 @@ pub struct HeldLog {
     pub last_stamp: HybridTime,
     /// Set once a member has shown other content under names of this log.
     pub stopped: Option<StopReason>,
-    /// Chain hashes after each message above the durable mark, up to the
-    /// appended one: the storage may not have these messages yet.
-    settling: VecDeque<ChainHash>,
+    /// The marks after each message above the durable one, up to the appended
+    /// one: the storage may not have these messages yet.
+    settling: VecDeque<Mark>,
 }
 
 impl HeldLog {
@@ -108,8 +108,8 @@ impl HeldLog {
             return Some(self.appended.hash);
         }
         if m_id > self.durable.m_id {
-            let index = usize::try_from(m_id.since(self.durable.m_id)).ok()?.checked_sub(1)?;
-            return self.settling.get(index).copied();
+            let index = self.settling.binary_search_by_key(&m_id, |mark| mark.m_id).ok()?;
+            return Some(self.settling[index].hash);
         }
         if m_id == self.durable.m_id {
             return Some(self.durable.hash);
@@ -194,31 +194,30 @@ impl LogTable {
         debug_assert_eq!(held.appended.m_id.next(), mark.m_id, "messages of {log} are contiguous");
         held.appended = mark;
         held.last_stamp = stamp;
-        held.settling.push_back(mark.hash);
+        held.settling.push_back(mark);
     }
 
     /// Moves the durable mark, never back and never beyond the appended one.
     pub fn note_durable(&mut self, log: &LogName, mark: Mark) {
         let Some(held) = self.logs.get_mut(log) else { return };
-        let through = mark.m_id.min(held.appended.m_id);
-        let settled = usize::try_from(through.since(held.durable.m_id)).unwrap_or(usize::MAX);
-        let settled = settled.min(held.settling.len());
-        let Some(hash) = held.settling.drain(..settled).next_back() else { return };
-        debug_assert!(through != mark.m_id || hash == mark.hash, "{log} is stored as appended");
-        held.durable = Mark { m_id: through, hash };
+        while let Some(settled) = held.settling.pop_front_if(|settling| settling.m_id <= mark.m_id)
+        {
+            debug_assert!(settled.m_id != mark.m_id || settled.hash == mark.hash, "{log} differs");
+            held.durable = settled;
+        }
     }
 
-    /// Moves both marks over a hole, as declared by a member that trimmed it.
+    /// Moves the appended mark and the floor over a hole, as declared by a member
+    /// that trimmed it.
     pub fn note_hole(&mut self, log: &LogName, through: Mark, stamp: HybridTime) {
         let Some(held) = self.logs.get_mut(log) else { return };
         if through.m_id <= held.appended.m_id {
             return;
         }
         held.appended = through;
-        held.durable = through;
         held.floor = through;
         held.last_stamp = held.last_stamp.max(stamp);
-        held.settling.clear();
+        held.settling.push_back(through);
     }
 
     /// Moves the floor up after a trim.

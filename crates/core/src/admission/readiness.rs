@@ -1,0 +1,195 @@
+//! When a member may accept publications and edits in a namespace.
+//!
+//! Founding members start ready once. Any other member whose database knows
+//! nothing of the namespace, a wiped founder too, first takes the whole state of
+//! one ready member: otherwise it would create channels that exist, with
+//! versions that lose to what it has not seen.
+
+use std::collections::BTreeMap;
+
+use crate::identity::{LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber};
+use crate::replication::frames::LogOffer;
+use crate::replication::log_table::LogTable;
+use crate::replication::rows::Row;
+use crate::topology::Topology;
+
+/// Whether a member may accept in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamespaceReadiness {
+    /// It may.
+    Ready,
+    /// It takes another member's state first; until then clients are told
+    /// `BACKFILLING`.
+    Backfilling(Backfill),
+}
+
+impl NamespaceReadiness {
+    /// How a member begins at the opening of its database.
+    ///
+    /// `recorded` says that this very database holds the record of having been
+    /// ready. `may_found` is whether a founder may begin by itself: always under
+    /// a control-plane, only with `--bootstrap` with a static topology.
+    ///
+    /// A founder that becomes ready here makes its record durable first, then has
+    /// the topology record that it has opened the namespace, and accepts after
+    /// both. So a crash in between leaves the record on the disk, and a disk that
+    /// is lost later does not start ready a second time.
+    pub fn at_opening(
+        topology: &Topology,
+        node: NodeNumber,
+        namespace: NamespaceNumber,
+        recorded: bool,
+        may_found: bool,
+    ) -> Self {
+        if recorded || (may_found && may_begin(topology, node, namespace)) {
+            Self::Ready
+        } else {
+            Self::Backfilling(Backfill::new())
+        }
+    }
+
+    /// Whether the member may accept.
+    pub const fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready)
+    }
+
+    /// Becomes ready once the backfill is complete; true when it just did. The
+    /// driver makes the record durable and then opens the namespace.
+    pub fn advance(&mut self, logs: &LogTable) -> bool {
+        let complete = match self {
+            Self::Ready => false,
+            Self::Backfilling(backfill) => backfill.is_complete(logs),
+        };
+        if complete {
+            *self = Self::Ready;
+        }
+        complete
+    }
+
+    /// The backfill, while there is one.
+    pub const fn backfill_mut(&mut self) -> Option<&mut Backfill> {
+        match self {
+            Self::Ready => None,
+            Self::Backfilling(backfill) => Some(backfill),
+        }
+    }
+}
+
+/// Whether the topology names the node as a founder that has not opened the
+/// namespace yet.
+fn may_begin(topology: &Topology, node: NodeNumber, namespace: NamespaceNumber) -> bool {
+    topology.namespace(namespace).is_some_and(|namespace| {
+        namespace.founders.iter().any(|founder| founder.node == node && !founder.opened)
+    })
+}
+
+/// What a member has to hold before it is ready: all that one ready member
+/// offered at the first contact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backfill {
+    source: Option<NodeNumber>,
+    targets: BTreeMap<LogName, Mark>,
+    /// The source has offered all it has.
+    offered: bool,
+    /// The source has trimmed something, so its base is needed too.
+    trimmed: bool,
+    /// The source's base has been merged and stored.
+    based: bool,
+}
+
+/// How far a backfill is, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackfillProgress {
+    /// The ready member that it follows; none has been met yet if absent.
+    pub source: Option<NodeNumber>,
+    /// Logs to hold.
+    pub logs: usize,
+    /// Logs that are not yet held up to what was offered.
+    pub logs_open: usize,
+    /// Messages that are missing.
+    pub messages_open: u64,
+}
+
+impl Backfill {
+    /// A backfill that has met nobody yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The member whose state is taken.
+    pub const fn source(&self) -> Option<NodeNumber> {
+        self.source
+    }
+
+    /// A ready member offers logs of the namespace. The first one that does is
+    /// followed; what it offers after it has said that this is all comes to a
+    /// member that may be ready by then, and is no longer waited for.
+    pub fn handle_offer(&mut self, from: NodeNumber, offers: &[LogOffer]) {
+        if *self.source.get_or_insert(from) != from || self.offered {
+            return;
+        }
+        for offer in offers {
+            let target = self.targets.entry(offer.log).or_default();
+            *target = (*target).max(offer.tip);
+            // A log that begins after its floor has lost nothing.
+            self.trimmed |= offer.floor >= first_m_id(offer);
+        }
+    }
+
+    /// A ready member has said all: what it has offered is all it has.
+    pub fn handle_offered_all(&mut self, from: NodeNumber) {
+        if *self.source.get_or_insert(from) == from {
+            self.offered = true;
+        }
+    }
+
+    /// The base of what a member has trimmed has been merged and stored.
+    pub fn handle_base(&mut self, from: NodeNumber) {
+        if self.source == Some(from) {
+            self.based = true;
+        }
+    }
+
+    /// A member is gone. If it had not yet said all it has, another one is
+    /// followed; else what it offered is still waited for, whoever serves it.
+    pub fn handle_lost(&mut self, member: NodeNumber) {
+        if self.source == Some(member) && !self.offered {
+            *self = Self::new();
+        }
+    }
+
+    /// Begins again with whichever ready member comes next: when the source is
+    /// gone for good, with messages that it alone had.
+    pub fn begin_again(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Whether all that was offered is held durably.
+    pub fn is_complete(&self, logs: &LogTable) -> bool {
+        self.offered
+            && (self.based || !self.trimmed)
+            && self.targets.iter().all(|(log, target)| open(logs, log, *target) == 0)
+    }
+
+    /// How far it is.
+    pub fn progress(&self, logs: &LogTable) -> BackfillProgress {
+        let missing: Vec<u64> =
+            self.targets.iter().map(|(log, target)| open(logs, log, *target)).collect();
+        BackfillProgress {
+            source: self.source,
+            logs: missing.len(),
+            logs_open: missing.iter().filter(|messages| **messages != 0).count(),
+            messages_open: missing.iter().sum(),
+        }
+    }
+}
+
+fn first_m_id(offer: &LogOffer) -> MessageNumber {
+    Row { log: offer.log, parents: offer.parents.clone() }.first_m_id()
+}
+
+/// How many messages of a target are not held durably.
+fn open(logs: &LogTable, log: &LogName, target: Mark) -> u64 {
+    let durable = logs.get(log).map_or(MessageNumber::ZERO, |held| held.durable.m_id);
+    target.m_id.since(durable)
+}

@@ -1,0 +1,203 @@
+use super::*;
+use crate::limits::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES};
+use crate::message::{ChannelLimits, MessageKind};
+
+/// METHOD M4, M7: a publication gets the next number of the node's own log, and
+/// says what was known when it was accepted.
+#[test]
+fn publications_are_numbered_from_one_and_name_what_was_known() {
+    let mut member = Member::new(1, 11);
+    member.create(EVERYWHERE, "news").unwrap();
+    member.describe(EVERYWHERE, "news", "what is new").unwrap();
+    let name = member.publish(EVERYWHERE, "news", "hello").unwrap();
+    assert_eq!(name.log, member.log(EVERYWHERE));
+    assert_eq!(name.m_id, MessageNumber::new(3));
+
+    let entry = member.disk.logs[&name.log].entries.last().unwrap().clone();
+    let message = Message::decode(&entry.bytes).unwrap();
+    assert_eq!(message.kind, MessageKind::Publication);
+    assert_eq!(message.groups, [GroupNumber::new(7)]);
+    assert_eq!((message.epoch.get(), message.version.get()), (1, 2));
+    assert_eq!(message.topology_version, TopologyVersion { generation: 1, number: 1 });
+    assert_eq!(&message.payload[..], b"hello");
+    assert!(message.parents.is_empty());
+    assert_eq!(message.stamp, entry.stamp);
+}
+
+#[test]
+fn namespaces_are_numbered_apart() {
+    let mut member = Member::new(1, 11);
+    for namespace in [EVERYWHERE, NARROW] {
+        let created = member.create(namespace, "news").unwrap();
+        assert_eq!(created.name.m_id, MessageNumber::new(1));
+    }
+    assert_ne!(member.log(EVERYWHERE), member.log(NARROW));
+}
+
+#[test]
+fn stamps_rise_whatever_the_wall_clock_does() {
+    let mut member = Member::new(1, 11);
+    member.create(EVERYWHERE, "news").unwrap();
+    for now in [5_000, 1, 5_000, 4_000] {
+        member.now = WallTime::new(now);
+        member.publish(EVERYWHERE, "news", "x").unwrap();
+    }
+    let log = &member.disk.logs[&member.log(EVERYWHERE)];
+    assert!(log.entries.is_sorted_by(|a, b| a.stamp < b.stamp));
+}
+
+#[test]
+fn a_restart_goes_on_above_the_last_number_and_stamp_of_the_log_before() {
+    let mut member = Member::new(1, 11);
+    member.create(EVERYWHERE, "news").unwrap();
+    member.publish(EVERYWHERE, "news", "durable").unwrap();
+    member.sync();
+    member.publish(EVERYWHERE, "news", "lost").unwrap();
+    let before = member.log(EVERYWHERE);
+
+    let mut member = member.reopen(12);
+    member.now = WallTime::new(1);
+    assert!(member.admission.logs().get(&member.log(EVERYWHERE)).is_none(), "no message yet");
+    let name = member.publish(EVERYWHERE, "news", "after").unwrap();
+    assert_eq!(name.m_id, MessageNumber::new(3), "the lost number is given again, by another log");
+    let row = &member.admission.logs().get(&name.log).unwrap().row;
+    let parent = member.admission.logs().get(&before).unwrap();
+    assert_eq!(row.parents.len(), 1);
+    assert_eq!(row.parents[0].m_id, parent.appended.m_id);
+    assert_eq!(row.parents[0].hash, parent.appended.hash);
+    let stamp = member.disk.logs[&name.log].entries[0].stamp;
+    assert!(stamp > parent.last_stamp);
+}
+
+#[test]
+fn a_refusal_leaves_nothing_behind() {
+    let mut member = Member::new(3, 33);
+    member.create(EVERYWHERE, "news").unwrap();
+    member.create(EVERYWHERE, "gone").unwrap();
+    member.delete(EVERYWHERE, "gone").unwrap();
+    let limits = ChannelLimits { max_payload_bytes: 4, ..Default::default() };
+    let small = ChannelDraft { limits, ..Default::default() };
+    member.edit(EVERYWHERE, "small", ChannelChange::Create(small)).unwrap();
+    let before = state_of(&member);
+    member.now = NOW.plus_milliseconds(10_000);
+
+    let refusals = [
+        (publication(NARROW, "news", "x"), PublishRefusal::NotMember(NARROW)),
+        (
+            publication(EVERYWHERE, "other", "x"),
+            PublishRefusal::UnknownChannel { channel: channel("other") },
+        ),
+        (
+            publication(EVERYWHERE, "gone", "x"),
+            PublishRefusal::ChannelDeleted {
+                channel: channel("gone"),
+                epoch: crate::identity::Epoch::new(1),
+            },
+        ),
+        (
+            publication(EVERYWHERE, "small", "12345"),
+            PublishRefusal::TooLarge { field: "payload", bytes: 5, limit: 4 },
+        ),
+        (
+            publication(EVERYWHERE, "news", &"x".repeat(MAX_PAYLOAD_BYTES + 1)),
+            PublishRefusal::TooLarge {
+                field: "payload",
+                bytes: MAX_PAYLOAD_BYTES + 1,
+                limit: MAX_PAYLOAD_BYTES,
+            },
+        ),
+        (
+            NewPublication {
+                key: Bytes::from(vec![1; MAX_KEY_BYTES + 1]),
+                ..publication(EVERYWHERE, "news", "x")
+            },
+            PublishRefusal::TooLarge {
+                field: "key",
+                bytes: MAX_KEY_BYTES + 1,
+                limit: MAX_KEY_BYTES,
+            },
+        ),
+        (
+            in_session(SessionId::new([9; 16]), 1, publication(EVERYWHERE, "news", "x")),
+            PublishRefusal::SessionUnknown,
+        ),
+    ];
+    for (publication, refusal) in refusals {
+        assert_eq!(member.publish_in(publication), Err(refusal));
+        assert_eq!(state_of(&member), before);
+    }
+    // At the limits they are taken.
+    member.publish(EVERYWHERE, "small", "1234").unwrap();
+    member.publish(EVERYWHERE, "news", &"x".repeat(MAX_PAYLOAD_BYTES)).unwrap();
+    let key = Bytes::from(vec![1; MAX_KEY_BYTES]);
+    member.publish_in(NewPublication { key, ..publication(EVERYWHERE, "news", "") }).unwrap();
+}
+
+#[test]
+fn a_closed_namespace_says_why() {
+    let mut member = Member::new(1, 11);
+    member.create(EVERYWHERE, "news").unwrap();
+    member.create(NARROW, "news").unwrap();
+    member.admission.set_closed(EVERYWHERE, ClosedReason::DiskCap, true);
+    let refused = member.publish(EVERYWHERE, "news", "x");
+    assert_eq!(refused, Err(PublishRefusal::Closed(ClosedReason::DiskCap)));
+    member.publish(NARROW, "news", "x").unwrap();
+
+    member.admission.set_node_closed(ClosedReason::Draining, true);
+    assert_eq!(member.admission.closed(EVERYWHERE), Some(ClosedReason::Draining));
+    let refused = member.publish(NARROW, "news", "x");
+    assert_eq!(refused, Err(PublishRefusal::Closed(ClosedReason::Draining)));
+
+    member.admission.set_node_closed(ClosedReason::Draining, false);
+    member.admission.set_closed(EVERYWHERE, ClosedReason::DiskCap, false);
+    member.publish(EVERYWHERE, "news", "x").unwrap();
+}
+
+#[test]
+fn a_newer_topology_takes_effect_at_once() {
+    let mut member = Member::new(1, 11);
+    member.create(NARROW, "news").unwrap();
+    let mut without = (*topology()).clone();
+    without.version.number = 2;
+    without.groups[1].regions.remove(0);
+    member.admission.set_topology(Arc::new(without));
+    assert_eq!(member.publish(NARROW, "news", "x"), Err(PublishRefusal::NotMember(NARROW)));
+
+    let mut wider = (*topology()).clone();
+    wider.version.number = 3;
+    wider.namespaces[1].groups.push(GroupName::parse("all").expect("well-formed"));
+    member.admission.set_topology(Arc::new(wider));
+    let name = member.publish(NARROW, "news", "x").unwrap();
+    let entry = member.disk.logs[&name.log].entries.last().unwrap();
+    let message = Message::decode(&entry.bytes).unwrap();
+    assert_eq!(message.groups, [GroupNumber::new(7), GroupNumber::new(8)]);
+    assert_eq!(message.topology_version.number, 3);
+}
+
+/// A channel that only evidence names takes publications, with that epoch and
+/// version.
+#[test]
+fn a_provisional_channel_takes_publications() {
+    let mut origin = Member::new(1, 11);
+    origin.create(EVERYWHERE, "news").unwrap();
+    origin.publish(EVERYWHERE, "news", "first").unwrap();
+    origin.sync();
+    let lost = origin.log(EVERYWHERE);
+    let mut second = Member::new(2, 22);
+    second.receive(&origin.whole_log(&lost));
+    second.publish(EVERYWHERE, "news", "second").unwrap();
+    second.sync();
+
+    // The third has only what the second said.
+    let mut third = Member::new(3, 33);
+    third.receive(&second.whole_log(&second.log(EVERYWHERE)));
+    let held = third.admission.directory(EVERYWHERE).unwrap().get("news").unwrap();
+    assert!(held.is_provisional());
+    let refused = third.create(EVERYWHERE, "news");
+    let epoch = crate::identity::Epoch::new(1);
+    assert_eq!(refused, Err(EditRefusal::AlreadyExists { channel: channel("news"), epoch }));
+    third.publish(EVERYWHERE, "news", "third").unwrap();
+    let described = third.describe(EVERYWHERE, "news", "mine").unwrap();
+    let message = Message::decode(&described.entry.bytes).unwrap();
+    assert_eq!(message.version.get(), 2, "above what was named");
+}
