@@ -12,6 +12,7 @@ pub mod server;
 pub mod services;
 pub mod status;
 pub mod tls;
+pub mod topology_file;
 pub mod trace;
 
 pub use interlock_wire::{FILE_DESCRIPTOR_SET, v1};
