@@ -103,7 +103,7 @@ impl Mesh {
     pub fn start_push_node(&mut self, region: &str) -> Result<()> {
         let name = Self::push_node(region);
         let mut arguments = vec![
-            "--name".to_owned(),
+            "--node".to_owned(),
             name.clone(),
             "--region".to_owned(),
             region.to_owned(),

@@ -62,6 +62,7 @@ impl Service for SubscribeService {
             timer: self.timer,
             filter,
             decline_gaps: request.decline_gaps,
+            limit: (request.limit > 0).then_some(request.limit),
             responses,
             draining: self.draining.clone(),
             seed: rand::random(),

@@ -46,6 +46,8 @@ pub(crate) struct SubscriberSession {
     pub(crate) timer: Timer,
     pub(crate) filter: ChannelFilter,
     pub(crate) decline_gaps: bool,
+    /// End after so many messages.
+    pub(crate) limit: Option<u64>,
     pub(crate) responses: Responses,
     pub(crate) draining: watch::Receiver<bool>,
     pub(crate) seed: u64,
@@ -53,8 +55,8 @@ pub(crate) struct SubscriberSession {
 
 /// Why a session ends.
 enum End {
-    /// The subscriber went away.
-    Gone,
+    /// The subscriber went away, or has got as many messages as it asked for.
+    Done,
     /// With this status.
     Failed(Status),
 }
@@ -72,6 +74,8 @@ struct Reader {
     shared: Position,
     told: Bytes,
     caught_up: bool,
+    /// Messages until its limit.
+    left: Option<u64>,
 }
 
 impl SubscriberSession {
@@ -84,7 +88,7 @@ impl SubscriberSession {
         let outcome = tokio::select! {
             outcome = self.read(start) => outcome,
             _ = draining.wait_for(|draining| *draining) => Err(self.moved()),
-            () = responses.closed() => Err(End::Gone),
+            () = responses.closed() => Err(End::Done),
         };
         if let Err(End::Failed(status)) = outcome {
             // A subscriber that is gone needs no answer.
@@ -136,7 +140,13 @@ impl SubscriberSession {
                 self.own(opened.cursor, &shared.rows)
             }
         };
-        Ok(Reader { position, shared: shared.clone(), told: Bytes::new(), caught_up: false })
+        Ok(Reader {
+            position,
+            shared: shared.clone(),
+            told: Bytes::new(),
+            caught_up: false,
+            left: self.limit,
+        })
     }
 
     fn own(&self, cursor: Cursor, rows: &Rows) -> ReaderPosition {
@@ -248,6 +258,11 @@ impl SubscriberSession {
     }
 
     async fn take(&self, reader: &mut Reader, batch: &SharedBatch) -> Result<(), End> {
+        if reader.left.is_some() {
+            // A limit may end in the middle of a batch, where the shared position
+            // never stands.
+            reader.position.leave(&reader.shared.cursor);
+        }
         // Rows that only catching up brought stay known to this reader.
         if reader.position.is_shared() || reader.shared.rows.len() <= batch.position.rows.len() {
             reader.shared = batch.position.clone();
@@ -283,9 +298,18 @@ impl SubscriberSession {
         for item in items {
             match item {
                 Item::Run { log, through, messages } => {
-                    deliveries.extend(
-                        messages.iter().filter_map(|message| self.message(reader, message)),
-                    );
+                    for message in messages {
+                        let Some(delivery) = self.message(reader, message) else { continue };
+                        deliveries.push(delivery);
+                        if let Some(left) = &mut reader.left {
+                            *left -= 1;
+                            if *left == 0 {
+                                reader.position.pass(log, message.name.m_id, &reader.shared.rows);
+                                self.tell(reader, deliveries).await?;
+                                return Err(End::Done);
+                            }
+                        }
+                    }
                     reader.position.pass(log, *through, &reader.shared.rows);
                 }
                 Item::Event(event) => {
@@ -344,7 +368,7 @@ impl SubscriberSession {
         reader.told = cursor.clone();
         self.metrics.delivered.add(deliveries.len() as u64);
         let response = v1::SubscribeResponse { deliveries, cursor };
-        self.responses.send(Ok(response)).await.map_err(|_| End::Gone)
+        self.responses.send(Ok(response)).await.map_err(|_| End::Done)
     }
 
     fn moved(&self) -> End {
