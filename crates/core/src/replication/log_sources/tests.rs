@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::identity::{ChainHash, Incarnation, Mark, NamespaceNumber, PathName, ShardNumber};
+use crate::identity::{
+    ChainHash, Incarnation, Mark, NamespaceNumber, ParentPoint, PathName, ShardNumber,
+};
 
 const ORIGIN: u32 = 9;
 const SIBLING: u32 = 1;
@@ -253,6 +255,27 @@ fn our_own_log_is_wanted_from_nobody_but_our_former_ones_are() {
         me.sources.peer_offered(at(0), node(FAR), &offer);
         assert_eq!(me.sources.server_of(&own(incarnation)), server);
     }
+}
+
+/// A log goes on from its parents' number, so that is where it is wanted from.
+#[test]
+fn a_log_with_a_parent_is_wanted_from_its_first_number() {
+    let mut me = Node::new();
+    me.connect(0, ORIGIN);
+    let parent = ParentPoint {
+        incarnation: Incarnation::new(6).expect("not zero"),
+        m_id: MessageNumber::new(40),
+        hash: ChainHash::EMPTY,
+    };
+    let offer = LogOffer {
+        log: log(),
+        parents: vec![parent],
+        tip: Mark { m_id: MessageNumber::new(45), hash: ChainHash::EMPTY },
+        floor: MessageNumber::ZERO,
+    };
+    me.sources.peer_offered(at(0), node(ORIGIN), &offer);
+    me.drain();
+    assert_eq!(me.wanted, Some((ORIGIN, 41)));
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl OfferQueue {
     }
 
     pub(super) fn due_at(&self, now: Moment) -> Option<Moment> {
-        (!self.moved.is_empty()).then(|| if self.urgent { now } else { self.next_at })
+        (!self.moved.is_empty()).then_some(if self.urgent { now } else { self.next_at })
     }
 
     /// Takes up to `limit` logs if it is time.
@@ -90,7 +90,7 @@ impl FactQueue {
     }
 
     pub(super) fn due_at(&self, now: Moment) -> Option<Moment> {
-        (!self.pending.is_empty()).then(|| if self.urgent { now } else { self.next_at })
+        (!self.pending.is_empty()).then_some(if self.urgent { now } else { self.next_at })
     }
 
     /// Takes one fact if it is time.

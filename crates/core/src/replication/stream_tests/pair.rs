@@ -5,10 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
-
+use super::held_log::HeldLog;
 use crate::clock::{Moment, WallTime};
-use crate::identity::{ChainHash, LogName, Mark, MemberOpening, MessageNumber, ParentPoint};
+use crate::identity::{LogName, Mark, MemberOpening, MessageNumber, ParentPoint};
 use crate::limits::WINDOW_BYTES;
 use crate::names::RegionName;
 use crate::replication::acknowledgements::Acknowledgements;
@@ -58,37 +57,6 @@ pub(super) enum Seen {
     Messages { at: Moment, log: LogName, first: MessageNumber, last: MessageNumber },
     Acknowledgement { marks: Vec<(LogName, Mark)> },
     Nack { reason: NackReason },
-}
-
-/// A log at the receiver.
-#[derive(Clone, Debug)]
-struct HeldLog {
-    parents: Vec<ParentPoint>,
-    start: Mark,
-    sends: Vec<Bytes>,
-    hashes: Vec<ChainHash>,
-    durable: usize,
-}
-
-impl HeldLog {
-    fn appended(&self) -> Mark {
-        self.mark(self.sends.len())
-    }
-
-    fn mark(&self, count: usize) -> Mark {
-        match count.checked_sub(1) {
-            None => self.start,
-            Some(last) => Mark {
-                m_id: MessageNumber::new(self.start.m_id.get() + count as u64),
-                hash: self.hashes[last],
-            },
-        }
-    }
-
-    fn hash_at(&self, m_id: MessageNumber) -> Option<ChainHash> {
-        let count = usize::try_from(m_id.get().checked_sub(self.start.m_id.get())?).ok()?;
-        (count <= self.sends.len()).then(|| self.mark(count).hash)
-    }
 }
 
 type Filter = Box<dyn FnMut(&SenderFrame) -> bool>;
@@ -345,10 +313,10 @@ impl Pair {
 
     fn carry_out_for_sender(&mut self, action: SenderAction) {
         match action {
-            SenderAction::Transmit(frame) => self.to_receiver(frame),
+            SenderAction::Transmit(frame) => self.deliver_to_receiver(frame),
             SenderAction::TransmitHeartbeat => {
                 let wall_clock = WallTime::new(0);
-                self.to_receiver(SenderFrame::Heartbeat(Heartbeat { wall_clock }));
+                self.deliver_to_receiver(SenderFrame::Heartbeat(Heartbeat { wall_clock }));
             }
             SenderAction::ReadAndSend {
                 log,
@@ -369,7 +337,7 @@ impl Pair {
                 }
                 let mark = Mark { m_id: frame.last_m_id(), hash: frame.last_hash() };
                 sender.handle_frame_sent(self.now, &log, from, mark, frame.window_bytes());
-                self.to_receiver(SenderFrame::Frame(frame));
+                self.deliver_to_receiver(SenderFrame::Frame(frame));
             }
             SenderAction::PeerWelcomed(welcome) => {
                 self.facts.record(&welcome.fact(), true);
@@ -390,10 +358,10 @@ impl Pair {
 
     fn carry_out_for_receiver(&mut self, action: ReceiverAction) {
         match action {
-            ReceiverAction::Transmit(frame) => self.to_sender(frame),
+            ReceiverAction::Transmit(frame) => self.deliver_to_sender(frame),
             ReceiverAction::TransmitHeartbeat => {
                 let wall_clock = WallTime::new(0);
-                self.to_sender(ReceiverFrame::Heartbeat(Heartbeat { wall_clock }));
+                self.deliver_to_sender(ReceiverFrame::Heartbeat(Heartbeat { wall_clock }));
             }
             ReceiverAction::PeerIntroduced(_) => {
                 let marks = self.held.iter().map(|(name, log)| (*name, log.mark(log.durable)));
@@ -433,7 +401,7 @@ impl Pair {
         }
     }
 
-    fn to_receiver(&mut self, frame: SenderFrame) {
+    fn deliver_to_receiver(&mut self, frame: SenderFrame) {
         let mut is_lost = self.lose.as_mut().is_some_and(|lose| lose(&frame));
         let is_unreliable = matches!(frame, SenderFrame::Frame(_));
         if let SenderFrame::Frame(messages) = &frame {
@@ -456,7 +424,7 @@ impl Pair {
         self.schedule(at, Event::ToReceiver(frame));
     }
 
-    fn to_sender(&mut self, frame: ReceiverFrame) {
+    fn deliver_to_sender(&mut self, frame: ReceiverFrame) {
         let is_unreliable = matches!(frame, ReceiverFrame::Ack(_) | ReceiverFrame::Nack(_));
         match &frame {
             ReceiverFrame::Ack(fact) => {
@@ -475,8 +443,12 @@ impl Pair {
             }
             _ => {}
         }
+        let mut frame = frame;
         if is_unreliable && self.chance(self.conditions.loss_percent) {
-            return;
+            // What is not served here is told once: no timer asks for it again,
+            // since a stream that lives loses nothing.
+            let ReceiverFrame::Ack(fact) = &mut frame else { return };
+            fact.marks.retain(|(log, _)| self.sources.server_of(log).is_none());
         }
         let at = self.arrival(1, is_unreliable);
         self.schedule(at, Event::ToSender(frame));
