@@ -278,3 +278,89 @@ impl Timer {
         Moment::new(self.0.elapsed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use interlock_core::identity::{Incarnation, NodeNumber, PathName, ShardNumber};
+
+    use super::*;
+
+    fn log() -> LogName {
+        PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(1),
+        }
+        .log(Incarnation::new(11).expect("not zero"))
+    }
+
+    fn open() -> FanOut {
+        let fan_out = FanOut::new("demo");
+        let rows = vec![Row { log: log(), parents: Vec::new() }];
+        let namespace = NamespaceNumber::new(1);
+        fan_out.open(namespace, Cursor::new(namespace), rows).expect("a consistent row");
+        fan_out
+    }
+
+    fn run(through: u64) -> Vec<Item> {
+        vec![Item::Run { log: log(), through: MessageNumber::new(through), messages: Vec::new() }]
+    }
+
+    fn covered(position: &Position) -> u64 {
+        position.cursor.position_of(&log(), &position.rows).get()
+    }
+
+    #[tokio::test]
+    async fn readers_share_one_batch_and_its_position() {
+        let fan_out = open();
+        let mut first = fan_out.attach().await.expect("open");
+        let mut second = fan_out.attach().await.expect("open");
+        assert_eq!(fan_out.publish(run(3)), 0);
+        let at_first = first.batches.recv().await.expect("a batch");
+        let at_second = second.batches.recv().await.expect("a batch");
+        assert!(Arc::ptr_eq(&at_first, &at_second), "the batch is made once");
+        assert_eq!(covered(&at_first.position), 3);
+        assert_eq!(at_first.position.encoded, fan_out.position().expect("open").encoded);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_let_go_of_and_the_others_go_on() {
+        let fan_out = open();
+        let mut slow = fan_out.attach().await.expect("open");
+        let mut quick = fan_out.attach().await.expect("open");
+        let batches = LIVE_QUEUE_BATCHES as u64 + 1;
+        let mut let_go = 0;
+        for through in 1..=batches {
+            let_go += fan_out.publish(run(through));
+            let batch = quick.batches.recv().await.expect("the quick reader gets all");
+            assert_eq!(covered(&batch.position), through);
+        }
+        assert_eq!(let_go, 1);
+        assert_eq!(fan_out.readers(), 1);
+        // It still gets what its queue holds, knows where it stands, and then
+        // learns that it has to read on alone.
+        let mut stands_at = 0;
+        while let Some(batch) = slow.batches.recv().await {
+            stands_at = covered(&batch.position);
+        }
+        assert_eq!(stands_at, LIVE_QUEUE_BATCHES as u64);
+    }
+
+    #[tokio::test]
+    async fn opening_again_keeps_the_position() {
+        let fan_out = open();
+        fan_out.publish(run(5));
+        let namespace = NamespaceNumber::new(1);
+        let behind = Cursor::new(namespace);
+        fan_out.open(namespace, behind, Vec::new()).expect("no rows");
+        assert_eq!(covered(&fan_out.position().expect("open")), 5);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_not_here_refuses_with_the_reason() {
+        let fan_out = FanOut::new("elsewhere");
+        fan_out.close(Status::not_found("no such namespace"));
+        let status = fan_out.attach().await.expect_err("closed");
+        assert_eq!(status.code(), tonic::Code::NotFound);
+    }
+}
