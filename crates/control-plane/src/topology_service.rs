@@ -1,5 +1,6 @@
 //! `TopologyService`: who is in the mesh, and who holds what (METHOD M2, M15).
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -121,9 +122,16 @@ impl Service for TopologyService {
         &self,
         _: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        let topology = self.registry.topology();
-        let nodes =
-            self.registry.nodes().into_iter().map(|view| node_record(view, &topology)).collect();
+        let mut namespaces = namespaces_by_member(&self.registry.topology());
+        let nodes = self
+            .registry
+            .nodes()
+            .into_iter()
+            .map(|view| {
+                let namespaces = namespaces.remove(&view.node.number).unwrap_or_default();
+                node_record(view, namespaces)
+            })
+            .collect();
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
 
@@ -262,13 +270,18 @@ async fn next_topology(
     }
 }
 
-fn node_record(view: NodeView, topology: &Topology) -> v1::NodeRecord {
-    let namespaces = topology
-        .namespaces_of(view.node.number)
-        .into_iter()
-        .filter_map(|number| topology.namespace(number))
-        .map(|namespace| namespace.name.to_string())
-        .collect();
+/// The names of the namespaces of each node.
+fn namespaces_by_member(topology: &Topology) -> BTreeMap<NodeNumber, Vec<String>> {
+    let mut namespaces: BTreeMap<NodeNumber, Vec<String>> = BTreeMap::new();
+    for namespace in &topology.namespaces {
+        for member in topology.members(namespace.number) {
+            namespaces.entry(member.number).or_default().push(namespace.name.to_string());
+        }
+    }
+    namespaces
+}
+
+fn node_record(view: NodeView, namespaces: Vec<String>) -> v1::NodeRecord {
     let liveness = match view.liveness {
         Liveness::Alive => v1::Liveness::Alive,
         Liveness::LeaseExpired => v1::Liveness::LeaseExpired,

@@ -71,7 +71,7 @@ impl FileStore {
         let directory = directory.into();
         let failed = |source| OpenError::Io { path: directory.clone(), source };
 
-        fs::create_dir_all(&directory).map_err(failed)?;
+        create_durably(&directory).map_err(failed)?;
         let lock = File::create(directory.join("lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -237,6 +237,24 @@ impl DocumentFile<'_> {
     fn sync_directory(&self) -> io::Result<()> {
         File::open(self.directory)?.sync_all()
     }
+}
+
+/// Makes a folder and what is missing above it, each durable under its name: the
+/// documents in it are no more durable than the folder is.
+fn create_durably(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = match directory.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    create_durably(parent)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 fn write_and_sync(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -455,6 +473,20 @@ mod tests {
         fs::remove_file(folder.path().join("topology.document")).expect("it is there");
         let error = FileStore::open(folder.path()).expect_err("it was there before");
         assert!(matches!(error, OpenError::Document(LoadError::Missing { .. })), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_folder_is_made_with_what_is_above_it() {
+        let folder = folder();
+        let path = folder.path().join("a/b/c");
+        let store = FileStore::open(&path).expect("is made");
+        commit(&store, Revision::ABSENT, "first").await;
+        drop(store);
+        assert_eq!(content(&FileStore::open(&path).expect("opens")).await, "first");
+
+        fs::write(folder.path().join("file"), b"").expect("is written");
+        let error = FileStore::open(folder.path().join("file/below")).expect_err("not a folder");
+        assert!(matches!(error, OpenError::Io { .. }), "{error}");
     }
 
     #[tokio::test]

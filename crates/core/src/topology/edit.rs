@@ -215,19 +215,7 @@ pub fn apply_group(
         }
     }
 
-    for namespace in &topology.namespaces {
-        let lost = topology.regions.iter().find(|region| {
-            topology.is_placed_in(namespace.number, region)
-                && !next.is_placed_in(namespace.number, region)
-        });
-        if let Some(region) = lost {
-            return Err(EditError::RegionInUse {
-                group: name.clone(),
-                region: region.clone(),
-                namespace: namespace.name.clone(),
-            });
-        }
-    }
+    refuse_lost_regions(topology, &next, name)?;
     Ok(raised_if_changed(topology, next))
 }
 
@@ -393,6 +381,33 @@ fn known_groups(
     }
 }
 
+/// A region that a group loses must not be the last one that places a namespace
+/// there.
+fn refuse_lost_regions(
+    before: &Topology,
+    after: &Topology,
+    group: &GroupName,
+) -> Result<(), EditError> {
+    let regions = |topology: &Topology| -> BTreeSet<RegionName> {
+        let group = topology.group_by_name(group);
+        group.into_iter().flat_map(|group| group.regions.iter().cloned()).collect()
+    };
+    let (held, kept) = (regions(before), regions(after));
+    for region in held.difference(&kept) {
+        let lost = after.namespaces.iter().find(|namespace| {
+            namespace.groups.contains(group) && !after.is_placed_in(namespace.number, region)
+        });
+        if let Some(namespace) = lost {
+            return Err(EditError::RegionInUse {
+                group: group.clone(),
+                region: region.clone(),
+                namespace: namespace.name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 fn namespace_mut<'a>(
     topology: &'a mut Topology,
     name: &NamespaceName,
@@ -439,5 +454,6 @@ fn raised(mut topology: Topology) -> Topology {
         generation: topology.version.generation.max(1),
         number: topology.version.number + 1,
     };
+    debug_assert_eq!(topology.validate(), Ok(()), "edits keep the document's rules");
     topology
 }
