@@ -98,6 +98,9 @@ pub trait Engine: Send + Sync {
     /// excepted.
     fn sync(&self) -> Result<(), EngineError>;
 
+    /// Makes durable what `write_without_log` has written.
+    fn flush_projections(&self) -> Result<(), EngineError>;
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
     /// Shows the entries with `lower <= key < upper`, in order.

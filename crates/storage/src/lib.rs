@@ -9,7 +9,11 @@
 //! after a crash is in `opening`.
 
 mod appending;
+#[cfg(test)]
+mod conformance;
 mod contract;
+#[cfg(feature = "rocks")]
+mod durable_marks;
 mod engine;
 mod held_logs;
 mod keys;
@@ -18,6 +22,12 @@ mod log_walk;
 mod memory;
 mod opening;
 mod reading;
+#[cfg(feature = "rocks")]
+mod recovering;
+#[cfg(feature = "rocks")]
+mod rocks;
+#[cfg(test)]
+mod test_logs;
 mod trimming;
 
 pub use contract::{
@@ -26,3 +36,5 @@ pub use contract::{
     StorageError, StoredMessage, Ticket,
 };
 pub use memory::{Loss, MemoryDisk, MemoryStorage};
+#[cfg(feature = "rocks")]
+pub use rocks::{RocksOptions, RocksStorage};

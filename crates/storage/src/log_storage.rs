@@ -238,6 +238,9 @@ impl<E: Engine> LogStorage for Storage<E> {
         let Some(trim) = planned else {
             return Ok(self.held(log)?.shape.floor.point.mark);
         };
+        // What is left of the trimmed messages is in the projections.
+        let flushed = self.engine.flush_projections();
+        flushed.map_err(|error| self.fail("flushing the projections", error))?;
         let batch = trim.batch(&self.engine);
         self.engine.write_durably(batch).map_err(|error| self.fail("trimming", error))?;
         self.held.write().expect(LOCK_IS_SOUND).reshape(log, |shape| trim.apply(shape));

@@ -228,7 +228,8 @@ impl Walked {
         engine.store_durable_marks(&self.durable_marks())
     }
 
-    fn durable_marks(&self) -> Vec<(LogName, Mark)> {
+    /// How far what is kept goes: all of it is durable once it is settled.
+    pub(crate) fn durable_marks(&self) -> Vec<(LogName, Mark)> {
         self.logs.iter().map(|(log, walked)| (*log, walked.point.mark)).collect()
     }
 

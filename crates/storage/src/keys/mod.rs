@@ -21,7 +21,7 @@ pub(crate) use fields::{FieldReader, LogNumber};
 pub(crate) use fields::{Malformed, prefix_end, put_log_name, read_log_name};
 
 #[cfg(test)]
-mod strategies;
+pub(crate) mod strategies;
 
 /// The tags of the `meta` table.
 pub(crate) mod meta_tag {

@@ -103,6 +103,14 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn flush_projections(&self) -> Result<(), EngineError> {
+        let mut state = self.state()?;
+        for operation in std::mem::take(&mut state.unflushed).iter().flatten() {
+            state.durable.apply(operation);
+        }
+        Ok(())
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         Ok(self.state()?.visible.table(table).get(key).cloned())
     }

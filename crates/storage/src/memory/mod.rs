@@ -4,6 +4,8 @@
 mod crash;
 mod disk;
 mod engine;
+#[cfg(test)]
+mod tests;
 
 use interlock_core::identity::{LogName, Mark};
 use std::collections::BTreeMap;

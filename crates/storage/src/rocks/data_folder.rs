@@ -1,0 +1,123 @@
+//! The data folder: who holds it, what is in it, how full its disk is.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::contract::{OpenError, Space};
+use crate::durable_marks::sync_folder;
+
+const LOCK: &str = "lock";
+const DATABASE: &str = "database";
+const RECOVERED: &str = "database.recovered";
+const DAMAGED: &str = "database.damaged";
+
+/// A data folder that this handle alone has open.
+#[derive(Debug)]
+pub(super) struct DataFolder {
+    path: PathBuf,
+    /// The lock goes with the file, also when the process is killed.
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Creates the folder if it is not there, and takes its lock.
+    pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
+        let on_folder = file_error("create the data folder", path);
+        std::fs::create_dir_all(path).map_err(on_folder)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_folder(parent).map_err(file_error("sync the folder", parent))?;
+        }
+        let lock_path = path.join(LOCK);
+        let opened = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = opened.map_err(file_error("create the lock file", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                Err(OpenError::Locked { folder: path.display().to_string() })
+            }
+            Err(TryLockError::Error(error)) => Err(file_error("lock", &lock_path)(error)),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+
+    /// Where a recovery builds the database that takes the damaged one's place.
+    pub(super) fn recovered(&self) -> PathBuf {
+        self.path.join(RECOVERED)
+    }
+
+    /// Whether RocksDB has ever finished creating a database here.
+    pub(super) fn has_database(&self) -> bool {
+        self.database().join("CURRENT").exists()
+    }
+
+    /// Finishes a recovery that was interrupted between its two renames.
+    pub(super) fn finish_recovery(&self) -> Result<(), OpenError> {
+        let (recovered, database) = (self.recovered(), self.database());
+        if !database.exists() && recovered.exists() {
+            self.rename(&recovered, &database)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what an interrupted recovery had built so far.
+    pub(super) fn remove_unfinished_recovery(&self) -> Result<(), OpenError> {
+        let recovered = self.recovered();
+        match std::fs::remove_dir_all(&recovered) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(file_error("remove", &recovered)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the damaged database aside and the recovered one in its place.
+    pub(super) fn swap_in_recovered(&self) -> Result<(), OpenError> {
+        let (recovered, database) = (self.recovered(), self.database());
+        let aside = (1..).map(|number| self.path.join(format!("{DAMAGED}-{number}")));
+        let aside = aside.into_iter().find(|aside| !aside.exists());
+        let aside = aside.expect("some number is free");
+        self.rename(&database, &aside)?;
+        self.rename(&recovered, &database)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), OpenError> {
+        std::fs::rename(from, to).map_err(file_error("rename", from))?;
+        sync_folder(&self.path).map_err(file_error("sync the folder", &self.path))
+    }
+
+    pub(super) fn space(&self) -> io::Result<Space> {
+        let disk = rustix::fs::statvfs(&self.path)?;
+        let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+        Ok(Space { free_bytes, used_bytes: folder_bytes(&self.path)? })
+    }
+}
+
+/// The sizes of all files below a folder. Files that go meanwhile count nothing.
+fn folder_bytes(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes += folder_bytes(&entry.path())?,
+            Ok(metadata) => bytes += metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+pub(super) fn file_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::File { action, path: path.to_owned(), source }
+}

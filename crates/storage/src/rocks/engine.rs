@@ -1,0 +1,217 @@
+//! The engine over RocksDB.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use interlock_core::identity::{LogName, Mark};
+use rocksdb::{
+    ColumnFamily, DBWithThreadMode, ErrorKind, ReadOptions, SingleThreaded, WriteBatch,
+    WriteOptions,
+};
+
+use super::data_folder::DataFolder;
+use super::options::{Replay, RocksOptions};
+use crate::contract::Space;
+use crate::durable_marks::DurableMarksFile;
+use crate::engine::{Engine, EngineError, ScanFrom, Table, Visit};
+
+type Database = DBWithThreadMode<SingleThreaded>;
+
+/// A RocksDB database, open for reading and writing or for reading only.
+pub struct RocksEngine {
+    database: Database,
+    writing: Option<Writing>,
+    unsynced: WriteOptions,
+    synced: WriteOptions,
+    without_log: WriteOptions,
+}
+
+/// What only an engine that writes has.
+struct Writing {
+    folder: DataFolder,
+    durable_marks: Mutex<DurableMarksFile>,
+}
+
+impl std::fmt::Debug for RocksEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksEngine").field("path", &self.database.path()).finish_non_exhaustive()
+    }
+}
+
+impl RocksEngine {
+    /// Opens a database to look at it. Nothing in its folder is changed.
+    pub(super) fn open_to_read(
+        path: &Path,
+        options: &RocksOptions,
+        replay: Replay,
+    ) -> Result<Self, rocksdb::Error> {
+        let database = Database::open_cf_descriptors_read_only(
+            &options.database(replay),
+            path,
+            options.tables(),
+            false,
+        )?;
+        Ok(Self::new(database, None))
+    }
+
+    /// Creates a database beside the one that is to be replaced.
+    pub(super) fn create_beside(
+        path: &Path,
+        options: &RocksOptions,
+    ) -> Result<Self, rocksdb::Error> {
+        Ok(Self::new(Self::open_to_write(path, options)?, None))
+    }
+
+    fn open_to_write(path: &Path, options: &RocksOptions) -> Result<Database, rocksdb::Error> {
+        let mut database_options = options.database(Replay::PointInTime);
+        database_options.create_if_missing(true);
+        database_options.create_missing_column_families(true);
+        Database::open_cf_descriptors(&database_options, path, options.tables())
+    }
+
+    /// Opens a database, or creates one.
+    pub(super) fn open(
+        folder: DataFolder,
+        path: &Path,
+        durable_marks: DurableMarksFile,
+        options: &RocksOptions,
+    ) -> Result<Self, rocksdb::Error> {
+        let database = Self::open_to_write(path, options)?;
+        let durable_marks = Mutex::new(durable_marks);
+        Ok(Self::new(database, Some(Writing { folder, durable_marks })))
+    }
+
+    fn new(database: Database, writing: Option<Writing>) -> Self {
+        let mut synced = WriteOptions::default();
+        synced.set_sync(true);
+        let mut without_log = WriteOptions::default();
+        without_log.disable_wal(true);
+        let unsynced = WriteOptions::default();
+        Self { database, writing, unsynced, synced, without_log }
+    }
+
+    fn family(&self, table: Table) -> &ColumnFamily {
+        self.database.cf_handle(table.name()).expect("every table is opened with the database")
+    }
+
+    fn writing(&self) -> Result<&Writing, EngineError> {
+        let read_only = || EngineError::Failed("the database is open for reading only".to_owned());
+        self.writing.as_ref().ok_or_else(read_only)
+    }
+}
+
+/// A RocksDB error, told apart by whether the bytes or the attempt are at fault.
+pub(super) fn engine_error(error: rocksdb::Error) -> EngineError {
+    match error.kind() {
+        ErrorKind::Corruption => EngineError::Damaged(error.into_string()),
+        _ => EngineError::Failed(error.into_string()),
+    }
+}
+
+impl Engine for RocksEngine {
+    type Batch = WriteBatch;
+
+    fn put(&self, batch: &mut Self::Batch, table: Table, key: &[u8], value: &[u8]) {
+        batch.put_cf(self.family(table), key, value);
+    }
+
+    fn delete(&self, batch: &mut Self::Batch, table: Table, key: &[u8]) {
+        batch.delete_cf(self.family(table), key);
+    }
+
+    fn delete_range(&self, batch: &mut Self::Batch, table: Table, from: &[u8], to: &[u8]) {
+        if from < to {
+            batch.delete_range_cf(self.family(table), from, to);
+        }
+    }
+
+    fn write(&self, batch: Self::Batch) -> Result<(), EngineError> {
+        self.database.write_opt(batch, &self.unsynced).map_err(engine_error)
+    }
+
+    fn write_durably(&self, batch: Self::Batch) -> Result<(), EngineError> {
+        self.database.write_opt(batch, &self.synced).map_err(engine_error)
+    }
+
+    fn write_without_log(&self, batch: Self::Batch) -> Result<(), EngineError> {
+        self.database.write_opt(batch, &self.without_log).map_err(engine_error)
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.database.flush_wal(true).map_err(engine_error)
+    }
+
+    fn flush_projections(&self) -> Result<(), EngineError> {
+        self.database.flush_cf(self.family(Table::Projections)).map_err(engine_error)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let found = self.database.get_pinned_cf(self.family(table), key).map_err(engine_error)?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: ScanFrom<'_>,
+        lower: &[u8],
+        upper: &[u8],
+        visit: Visit<'_>,
+    ) -> Result<(), EngineError> {
+        if lower >= upper {
+            return Ok(());
+        }
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
+        let mut iterator = self.database.raw_iterator_cf_opt(self.family(table), options);
+        match from {
+            ScanFrom::LowerBound => iterator.seek(lower),
+            ScanFrom::AtOrBefore(at) => {
+                iterator.seek_for_prev(at);
+                if !iterator.valid() {
+                    iterator.status().map_err(engine_error)?;
+                    iterator.seek(lower);
+                }
+            }
+        }
+        while let Some((key, value)) = iterator.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(engine_error)
+    }
+
+    fn last_at_or_before(
+        &self,
+        table: Table,
+        lower: &[u8],
+        at: &[u8],
+    ) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower);
+        let mut iterator = self.database.raw_iterator_cf_opt(self.family(table), options);
+        iterator.seek_for_prev(at);
+        if let Some((key, value)) = iterator.item() {
+            return Ok(Some((key.to_vec(), Bytes::copy_from_slice(value))));
+        }
+        iterator.status().map_err(engine_error).map(|()| None)
+    }
+
+    fn release(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), EngineError> {
+        self.database.delete_file_in_range_cf(self.family(table), from, to).map_err(engine_error)
+    }
+
+    fn store_durable_marks(&self, marks: &[(LogName, Mark)]) -> Result<(), EngineError> {
+        let mut file = self.writing()?.durable_marks.lock().expect("no holder of this lock panics");
+        file.store(marks).map_err(|error| EngineError::Failed(error.to_string()))
+    }
+
+    fn space(&self) -> Result<Space, EngineError> {
+        let space = self.writing()?.folder.space();
+        space.map_err(|error| EngineError::Failed(error.to_string()))
+    }
+}

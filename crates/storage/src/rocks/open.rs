@@ -1,0 +1,246 @@
+//! Opening a data folder (METHOD M12).
+//!
+//! RocksDB changes its files as it opens: what it could not replay is gone
+//! afterwards. So the database is first opened for reading only, walked, and
+//! compared with the durable marks. Only when nothing that was synced is missing
+//! is it opened for writing; otherwise the folder stays as it is, for
+//! `interlock node recover`, which builds a new database of what can be read and
+//! puts the damaged one aside.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use interlock_core::identity::{LogName, Mark};
+
+use super::RocksStorage;
+use super::data_folder::{DataFolder, file_error};
+use super::engine::{RocksEngine, engine_error};
+use super::options::{Replay, RocksOptions};
+use crate::contract::{CutLog, DamageFinding, OpenError, Recovery};
+use crate::durable_marks::{self, DurableMarksError, DurableMarksFile};
+use crate::engine::EngineError;
+use crate::keys::format_version;
+use crate::opening::{WalkError, Walked, walk};
+use crate::recovering::copy_kept;
+
+type Marks = BTreeMap<LogName, Mark>;
+
+impl RocksStorage {
+    /// Opens the database in a data folder, or creates both.
+    pub fn open(
+        path: impl AsRef<Path>,
+        options: RocksOptions,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let folder = DataFolder::lock(path.as_ref())?;
+        if options.open.accept_loss {
+            folder.finish_recovery()?;
+        }
+        let (marks_file, durable) = read_durable_marks(&folder, &options)?;
+        if folder.has_database() {
+            Opening { folder, durable, options }.existing(marks_file)
+        } else if durable.is_empty() || options.open.accept_loss {
+            Opening { folder, durable, options }.new_database(marks_file)
+        } else {
+            let file = folder.database().display().to_string();
+            let detail = format!("the database is missing; {} logs had been synced", durable.len());
+            Err(damaged(&folder, vec![DamageFinding::Unreadable { file, detail }]))
+        }
+    }
+}
+
+/// The marks of the last checkpoint. Without a database there may be no file.
+fn read_durable_marks(
+    folder: &DataFolder,
+    options: &RocksOptions,
+) -> Result<(Option<DurableMarksFile>, Marks), OpenError> {
+    let file = folder.path().join(durable_marks::FILE_NAME);
+    let detail = match DurableMarksFile::open(folder.path()) {
+        Ok(Some((file, marks))) => return Ok((Some(file), marks.into_iter().collect())),
+        Ok(None) if !folder.has_database() || options.open.accept_loss => {
+            return Ok((None, Marks::new()));
+        }
+        Ok(None) => "the durable marks are missing".to_owned(),
+        Err(DurableMarksError::Io(error)) => {
+            return Err(file_error("read the durable marks", &file)(error));
+        }
+        Err(DurableMarksError::Damaged(_)) if options.open.accept_loss => {
+            return Ok((None, Marks::new()));
+        }
+        Err(DurableMarksError::Damaged(detail)) => detail,
+    };
+    let file = file.display().to_string();
+    Err(damaged(folder, vec![DamageFinding::Unreadable { file, detail }]))
+}
+
+struct Opening {
+    folder: DataFolder,
+    durable: Marks,
+    options: RocksOptions,
+}
+
+impl Opening {
+    fn new_database(
+        self,
+        marks_file: Option<DurableMarksFile>,
+    ) -> Result<(RocksStorage, Recovery), OpenError> {
+        // Before the database: from its first message on there are marks.
+        let marks_file = match marks_file {
+            Some(file) if self.durable.is_empty() => file,
+            _ => self.create_marks_file(&[])?,
+        };
+        let label = self.label();
+        let path = self.folder.database();
+        // What an interrupted creation left has never held anything.
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
+        }
+        let Self { folder, durable, options } = self;
+        let engine = RocksEngine::open(folder, &path, marks_file, &options);
+        let engine = engine.map_err(|error| from_engine(&label, engine_error(error)))?;
+        let mut walked = walk(&engine, &Marks::new()).map_err(|error| from_walk(&label, error))?;
+        walked.add_lost_to_cuts(&durable);
+        settle(engine, walked, &label)
+    }
+
+    fn existing(
+        self,
+        marks_file: Option<DurableMarksFile>,
+    ) -> Result<(RocksStorage, Recovery), OpenError> {
+        let looked = self.look(Replay::PointInTime);
+        match (looked, marks_file) {
+            (Ok(walked), Some(marks_file)) if walked.findings.is_empty() => {
+                self.open_walked(walked, marks_file)
+            }
+            (looked, marks_file) if self.options.open.accept_loss => {
+                drop((looked, marks_file));
+                self.recover()
+            }
+            (Ok(walked), _) => Err(damaged(&self.folder, self.with_files(walked.findings))),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Walks the database without changing anything.
+    fn look(&self, replay: Replay) -> Result<Walked, OpenError> {
+        let label = self.label();
+        let path = self.folder.database();
+        let engine = RocksEngine::open_to_read(&path, &self.options, replay);
+        let engine = engine.map_err(|error| from_engine(&label, engine_error(error)))?;
+        walk(&engine, &self.durable).map_err(|error| from_walk(&label, error))
+    }
+
+    /// Opens for writing what was found sound.
+    fn open_walked(
+        self,
+        walked: Walked,
+        marks_file: DurableMarksFile,
+    ) -> Result<(RocksStorage, Recovery), OpenError> {
+        let label = self.label();
+        let path = self.folder.database();
+        let engine = RocksEngine::open(self.folder, &path, marks_file, &self.options);
+        let engine = engine.map_err(|error| from_engine(&label, engine_error(error)))?;
+        settle(engine, walked, &label)
+    }
+
+    /// Builds a new database of what can be read, and opens that.
+    fn recover(self) -> Result<(RocksStorage, Recovery), OpenError> {
+        let label = self.label();
+        let on_engine = |error| from_engine(&label, error);
+        self.folder.remove_unfinished_recovery()?;
+        let path = self.folder.database();
+        let source = RocksEngine::open_to_read(&path, &self.options, Replay::Salvage);
+        let source = source.map_err(|error| on_engine(engine_error(error)))?;
+        let mut walked = walk(&source, &self.durable).map_err(|error| from_walk(&label, error))?;
+        walked.add_lost_to_cuts(&self.durable);
+
+        let target = RocksEngine::create_beside(&self.folder.recovered(), &self.options);
+        let target = target.map_err(|error| on_engine(engine_error(error)))?;
+        copy_kept(&source, &walked, &target).map_err(on_engine)?;
+        drop((source, target));
+
+        // In this order: interrupted between, the marks refuse once more.
+        self.folder.swap_in_recovered()?;
+        let marks_file = self.create_marks_file(&walked.durable_marks())?;
+        let cut: Vec<CutLog> = std::mem::take(&mut walked.cut);
+        let durable = walked.durable_marks().into_iter().collect();
+        let (storage, mut recovery) = Self { durable, ..self }.recovered(marks_file)?;
+        recovery.cut = cut;
+        Ok((storage, recovery))
+    }
+
+    fn recovered(
+        self,
+        marks_file: DurableMarksFile,
+    ) -> Result<(RocksStorage, Recovery), OpenError> {
+        let walked = self.look(Replay::PointInTime)?;
+        if walked.findings.is_empty() {
+            self.open_walked(walked, marks_file)
+        } else {
+            Err(damaged(&self.folder, walked.findings))
+        }
+    }
+
+    fn create_marks_file(&self, marks: &[(LogName, Mark)]) -> Result<DurableMarksFile, OpenError> {
+        let path = self.folder.path();
+        DurableMarksFile::create(path, marks).map_err(file_error("create the durable marks", path))
+    }
+
+    /// Adds the write-ahead files to findings that name logs only: what the logs
+    /// lack at their ends was there.
+    fn with_files(&self, mut findings: Vec<DamageFinding>) -> Vec<DamageFinding> {
+        let path = self.folder.database();
+        let Ok(entries) = std::fs::read_dir(&path) else { return findings };
+        let names = entries.flatten().map(|entry| entry.path());
+        let mut files: Vec<String> = names
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .map(|path| path.display().to_string())
+            .collect();
+        files.sort();
+        if let Some(newest) = files.pop() {
+            let detail = "cannot be replayed to its end".to_owned();
+            findings.push(DamageFinding::Unreadable { file: newest, detail });
+        }
+        findings
+    }
+
+    fn label(&self) -> String {
+        self.folder.path().display().to_string()
+    }
+}
+
+fn settle(
+    engine: RocksEngine,
+    walked: Walked,
+    label: &str,
+) -> Result<(RocksStorage, Recovery), OpenError> {
+    walked.settle(&engine).map_err(|error| from_engine(label, error))?;
+    RocksStorage::after_walk(engine, walked).map_err(|error| from_engine(label, error))
+}
+
+fn damaged(folder: &DataFolder, findings: Vec<DamageFinding>) -> OpenError {
+    OpenError::Damaged { folder: folder.path().display().to_string(), findings }
+}
+
+fn from_engine(label: &str, error: EngineError) -> OpenError {
+    let folder = label.to_owned();
+    match error {
+        EngineError::Damaged(detail) => {
+            let file = "the database".to_owned();
+            OpenError::Damaged {
+                folder,
+                findings: vec![DamageFinding::Unreadable { file, detail }],
+            }
+        }
+        EngineError::Failed(detail) => OpenError::Engine { folder, detail },
+    }
+}
+
+fn from_walk(label: &str, error: WalkError) -> OpenError {
+    match error {
+        WalkError::NewerLayout(found) => {
+            let (folder, supported) = (label.to_owned(), format_version::CURRENT);
+            OpenError::NewerLayout { folder, found, supported }
+        }
+        WalkError::Engine(error) => from_engine(label, error),
+    }
+}
