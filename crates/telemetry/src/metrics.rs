@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabel, EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder,
-    text,
+    DescriptorEncoder, EncodeLabel, EncodeLabelSet, EncodeMetric, LabelSetEncoder, text,
 };
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -387,19 +386,17 @@ where
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric =
             encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
-        for (values, value) in (self.observe)() {
-            encode_member(&mut metric, &Labels::new(self.labels, values), value)?;
+        let mut values = (self.observe)().into_iter();
+        if N == 0 {
+            return values
+                .next()
+                .map_or(Ok(()), |(_, value)| ConstGauge::new(value).encode(metric));
         }
-        Ok(())
+        values.try_for_each(|(values, value)| {
+            let labels = Labels::new(self.labels, values);
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)
+        })
     }
-}
-
-fn encode_member<const N: usize>(
-    metric: &mut MetricEncoder<'_>,
-    labels: &Labels<N>,
-    value: f64,
-) -> fmt::Result {
-    ConstGauge::new(value).encode(metric.encode_family(labels)?)
 }
 
 #[cfg(test)]

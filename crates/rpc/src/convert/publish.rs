@@ -95,9 +95,7 @@ impl IntoCore for v1::Publication {
 }
 
 /// The publications of one request.
-pub fn publications(
-    publications: Vec<v1::Publication>,
-) -> Result<Vec<Publication>, InvalidField> {
+pub fn publications(publications: Vec<v1::Publication>) -> Result<Vec<Publication>, InvalidField> {
     at_most(publications.len(), MAX_PUBLICATIONS_PER_REQUEST, "publications")?;
     repeated(publications, "publications")
 }

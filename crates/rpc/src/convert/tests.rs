@@ -15,8 +15,8 @@ use interlock_core::replication::frames::{
 };
 use interlock_core::replication::rows::Row;
 use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Topology};
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::publish::Durability;
 use super::*;
@@ -89,8 +89,11 @@ fn topology() -> Topology {
 
 fn sender_frames() -> Vec<SenderFrame> {
     let version = TopologyVersion { generation: 1, number: 4 };
-    let parent =
-        ParentPoint { incarnation: incarnation(5), m_id: MessageNumber::new(9), hash: mark(9).hash };
+    let parent = ParentPoint {
+        incarnation: incarnation(5),
+        m_id: MessageNumber::new(9),
+        hash: mark(9).hash,
+    };
     vec![
         SenderFrame::Hello(Hello {
             protocol_version: 1,
@@ -235,12 +238,8 @@ fn errors_name_the_field_that_is_wrong() {
     contradiction.nodes[1].number = 1;
     assert_eq!(refused_field(request(Body::Topology(contradiction))), "topology");
 
-    let backwards = v1::Hole {
-        log: Some(log().into_wire()),
-        from: 5,
-        through: 4,
-        ..Default::default()
-    };
+    let backwards =
+        v1::Hole { log: Some(log().into_wire()), from: 5, through: 4, ..Default::default() };
     assert_eq!(refused_field(request(Body::Hole(backwards))), "hole.through");
 }
 
@@ -341,20 +340,27 @@ fn a_source_cannot_leave_its_web_origin() {
     for good in ["", "/", "/pages/a.html?x=1#y", "/a/..b/..."] {
         assert_eq!(channel::source(good.into()).expect(good).path, good);
     }
-    for wrong in ["pages/a", "//elsewhere.example/", "http://elsewhere.example/", "/a/../b", "/.",
-        "/a\\b", "/a\nb"]
-    {
+    for wrong in [
+        "pages/a",
+        "//elsewhere.example/",
+        "http://elsewhere.example/",
+        "/a/../b",
+        "/.",
+        "/a\\b",
+        "/a\nb",
+    ] {
         assert_eq!(channel::source(wrong.into()).expect_err(wrong).field, "source");
     }
-    assert_eq!(channel::source(format!("/{}", "x".repeat(4096))).expect_err("long").field, "source");
+    assert_eq!(
+        channel::source(format!("/{}", "x".repeat(4096))).expect_err("long").field,
+        "source"
+    );
 }
 
 #[test]
 fn definitions_are_shown_and_their_limits_named() {
     use interlock_core::directory::Directory;
-    use interlock_core::message::{
-        ChannelAction, ChannelOperation, Message, MessageKind, Source,
-    };
+    use interlock_core::message::{ChannelAction, ChannelOperation, Message, MessageKind, Source};
     use interlock_core::names::ChannelName;
 
     let name = ChannelName::parse("pages/start").expect("valid");

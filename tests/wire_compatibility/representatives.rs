@@ -1,0 +1,478 @@
+//! One value of each message that is stored or travels, with every field set.
+
+use std::fmt;
+
+use bytes::Bytes;
+use interlock_wire::v1;
+use prost::Message;
+
+/// Fails where bytes do not decode to the value they stand for.
+type Check = Box<dyn Fn(&[u8])>;
+
+/// A message and its bytes.
+pub struct Representative {
+    /// The message, and after `#` the case where it has several.
+    pub name: String,
+    /// Its encoding.
+    pub bytes: Vec<u8>,
+    /// Fails where the bytes do not decode to the value.
+    pub check_decode: Check,
+}
+
+fn of<M>(name: &str, value: M) -> Representative
+where
+    M: Message + Default + PartialEq + fmt::Debug + 'static,
+{
+    let bytes = value.encode_to_vec();
+    let name = name.to_owned();
+    let called = name.clone();
+    let check_decode = Box::new(move |bytes: &[u8]| {
+        assert_eq!(M::decode(bytes).as_ref(), Ok(&value), "{called}");
+    });
+    Representative { name, bytes, check_decode }
+}
+
+const INCARNATION: u64 = 0x0123_4567_89ab_cdef;
+
+fn hash(seed: u8) -> Bytes {
+    Bytes::from(vec![seed; 16])
+}
+
+fn version() -> v1::TopologyVersion {
+    v1::TopologyVersion { generation: 2, number: 300 }
+}
+
+fn log() -> v1::LogName {
+    v1::LogName { origin: 7, incarnation: INCARNATION, namespace: 3, shard: 1 }
+}
+
+fn mark() -> v1::LogMark {
+    v1::LogMark { log: Some(log()), m_id: 70_000, hash: hash(0xa1) }
+}
+
+fn parent() -> v1::ParentPoint {
+    v1::ParentPoint { incarnation: INCARNATION >> 4, m_id: 69_999, hash: hash(0xa2) }
+}
+
+fn trace() -> v1::TraceContext {
+    v1::TraceContext { trace_id: hash(0xb1), span_id: vec![0xb2; 8].into(), flags: 1 }
+}
+
+fn presentation() -> v1::ChannelPresentation {
+    v1::ChannelPresentation {
+        description: "Prices of the day".into(),
+        labels: [("team".into(), "markets".into()), ("tier".into(), "1".into())].into(),
+    }
+}
+
+fn source() -> v1::ChannelSource {
+    v1::ChannelSource {
+        path: "/prices.html".into(),
+        content: Bytes::from_static(b"<p>1</p>"),
+        digest: vec![0xd1; 32].into(),
+        etag: "\"v1\"".into(),
+        media_type: "text/html".into(),
+        fetched_at: 1_700_000_000_123,
+    }
+}
+
+fn limits() -> v1::ChannelLimits {
+    v1::ChannelLimits { max_payload_bytes: 4096, max_publications_per_second: 50 }
+}
+
+fn stamp(version: u64) -> v1::RegisterStamp {
+    v1::RegisterStamp {
+        version,
+        stamp: 1_700_000_000_000 << 16 | 3,
+        origin: 7,
+        incarnation: INCARNATION,
+        m_id: 41,
+    }
+}
+
+fn send() -> v1::Send {
+    v1::Send {
+        m_id: 70_001,
+        groups: vec![1, 200],
+        kind: v1::MessageKind::Publication.into(),
+        stamp: 1_700_000_000_000 << 16 | 3,
+        parents: vec![parent()],
+        topology_version: Some(version()),
+        channel: "prices/EUR.USD".into(),
+        epoch: 2,
+        version: 5,
+        key: Bytes::from_static(b"key"),
+        publisher_session: hash(0xc1),
+        publisher_sequence: 129,
+        possibly_repeated: true,
+        trace: Some(trace()),
+        payload: Bytes::from_static(b"1.0842"),
+    }
+}
+
+fn member() -> v1::MemberIdentity {
+    v1::MemberIdentity {
+        node: 7,
+        name: "north-0".into(),
+        region: "north".into(),
+        incarnation: INCARNATION,
+        opened_from: INCARNATION >> 8,
+        fencing_token: 12,
+    }
+}
+
+fn digest() -> v1::NamespaceDigest {
+    v1::NamespaceDigest { namespace: 3, tips: hash(0xe1), state: hash(0xe2) }
+}
+
+fn offer() -> v1::LogOffer {
+    v1::LogOffer {
+        log: Some(log()),
+        parents: vec![parent()],
+        tip: 70_001,
+        tip_hash: hash(0xa3),
+        floor: 10,
+    }
+}
+
+fn reference() -> v1::MessageReference {
+    v1::MessageReference {
+        origin: 7,
+        incarnation: INCARNATION,
+        namespace: 3,
+        shard: 1,
+        m_id: 70_001,
+    }
+}
+
+fn durability() -> v1::Durability {
+    v1::Durability { level: v1::DurabilityLevel::Peers.into(), peers: 2 }
+}
+
+fn publication() -> v1::Publication {
+    v1::Publication {
+        channel: "prices/EUR.USD".into(),
+        payload: Bytes::from_static(b"1.0842"),
+        key: Bytes::from_static(b"key"),
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+    }
+}
+
+fn topology() -> v1::Topology {
+    v1::Topology {
+        version: Some(version()),
+        regions: vec![v1::Region { name: "north".into() }],
+        groups: vec![v1::Group { number: 1, name: "all".into(), regions: vec!["north".into()] }],
+        nodes: vec![v1::Node {
+            number: 7,
+            name: "north-0".into(),
+            region: "north".into(),
+            replication_address: "north-0:7401".into(),
+            client_address: "north-0:7400".into(),
+            state: v1::NodeState::Leaving.into(),
+            fencing_token: 12,
+        }],
+        namespaces: vec![v1::Namespace {
+            number: 3,
+            name: "markets".into(),
+            groups: vec!["all".into()],
+            disk_cap_bytes: 1 << 40,
+            founders: vec![v1::Founder { node: 7, opened: true }],
+        }],
+    }
+}
+
+fn delivered() -> v1::DeliveredMessage {
+    v1::DeliveredMessage {
+        channel: "prices/EUR.USD".into(),
+        epoch: 2,
+        message: Some(reference()),
+        stamp: 1_700_000_000_000 << 16 | 3,
+        key: Bytes::from_static(b"key"),
+        possibly_repeated: true,
+        payload: Bytes::from_static(b"1.0842"),
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+    }
+}
+
+fn gap() -> v1::DeliveryGap {
+    v1::DeliveryGap {
+        reason: v1::GapReason::UnknownBranch.into(),
+        log: Some(log()),
+        from: 4,
+        through: 9,
+    }
+}
+
+fn freshness() -> v1::OriginFreshness {
+    v1::OriginFreshness {
+        origin: 7,
+        name: "north-0".into(),
+        last_heard_milliseconds: 1500,
+        incarnation: INCARNATION,
+        introduced_milliseconds: 90_000,
+    }
+}
+
+fn row() -> v1::LogRow {
+    v1::LogRow { log: Some(log()), parents: vec![parent()] }
+}
+
+/// All of them.
+pub fn representatives() -> Vec<Representative> {
+    let mut all = stored();
+    all.extend(replicated());
+    all.extend(published());
+    all.extend(delivered_to_readers());
+    all
+}
+
+fn stored() -> Vec<Representative> {
+    vec![
+        of("TopologyVersion", version()),
+        of("LogName", log()),
+        of("LogMark", mark()),
+        of("ParentPoint", parent()),
+        of("TraceContext", trace()),
+        of("Send", send()),
+        of("ChannelPresentation", presentation()),
+        of("ChannelSource", source()),
+        of("ChannelLimits", limits()),
+        of(
+            "ChannelOperation",
+            v1::ChannelOperation {
+                action: v1::ChannelAction::Update.into(),
+                presentation: Some(presentation()),
+                source: Some(source()),
+                limits: Some(limits()),
+            },
+        ),
+        of("RegisterStamp", stamp(5)),
+        of(
+            "DirectoryEntry",
+            v1::DirectoryEntry {
+                channel: "prices/EUR.USD".into(),
+                epoch: 2,
+                deleted: true,
+                version: 9,
+                defined: true,
+                presentation_stamp: Some(stamp(5)),
+                presentation: Some(presentation()),
+                source_stamp: Some(stamp(6)),
+                source: Some(source()),
+                limits_stamp: Some(stamp(9)),
+                limits: Some(limits()),
+            },
+        ),
+        of(
+            "DirectoryEntry#live",
+            v1::DirectoryEntry {
+                channel: "prices/EUR.USD".into(),
+                epoch: 2,
+                version: 9,
+                defined: true,
+                presentation_stamp: Some(stamp(5)),
+                presentation: Some(presentation()),
+                source_stamp: Some(stamp(6)),
+                source: Some(source()),
+                limits_stamp: Some(stamp(9)),
+                limits: Some(limits()),
+                ..Default::default()
+            },
+        ),
+        of("Topology", topology()),
+    ]
+}
+
+fn replicated() -> Vec<Representative> {
+    let request = |case: &str, body| {
+        of(&format!("ReplicateRequest#{case}"), v1::ReplicateRequest { body: Some(body) })
+    };
+    let response = |case: &str, body| {
+        of(&format!("ReplicateResponse#{case}"), v1::ReplicateResponse { body: Some(body) })
+    };
+    let refused = v1::Refused { log: Some(log()), through: 70_001, version: Some(version()) };
+    let ack = v1::Ack {
+        node: 7,
+        incarnation: INCARNATION,
+        opened_from: INCARNATION >> 8,
+        marks: vec![mark()],
+    };
+    let beat = v1::Heartbeat { wall_clock: 1_700_000_000_456 };
+    let frame = v1::Frame {
+        log: Some(log()),
+        first_m_id: 70_001,
+        previous_hash: hash(0xa4),
+        age: 250,
+        sends: vec![send().encode_to_vec().into(), Bytes::from_static(b"two")],
+    };
+    vec![
+        of("MemberIdentity", member()),
+        of("NamespaceDigest", digest()),
+        of(
+            "Hello",
+            v1::Hello {
+                protocol_version: 1,
+                member: Some(member()),
+                topology_version: Some(version()),
+                namespaces: vec![digest()],
+                feature_level: 2,
+                wall_clock: 1_700_000_000_456,
+            },
+        ),
+        of(
+            "Welcome",
+            v1::Welcome {
+                protocol_version: 1,
+                member: Some(member()),
+                topology_version: Some(version()),
+                marks: vec![mark()],
+                window_bytes: 8 << 20,
+                feature_level: 2,
+                wall_clock: 1_700_000_000_456,
+            },
+        ),
+        of("LogOffer", offer()),
+        of("Offer", v1::Offer { logs: vec![offer()] }),
+        of("Want", v1::Want { log: Some(log()), from: 70_001 }),
+        of("Unwant", v1::Unwant { log: Some(log()) }),
+        of("Frame", frame.clone()),
+        of(
+            "Hole",
+            v1::Hole {
+                log: Some(log()),
+                from: 4,
+                through: 9,
+                hash: hash(0xa5),
+                stamp: 1_700_000_000_000 << 16,
+            },
+        ),
+        of(
+            "BaseEntries",
+            v1::BaseEntries {
+                namespace: 3,
+                directory: vec![Bytes::from_static(b"entry")],
+                last: true,
+            },
+        ),
+        of("Ack", ack.clone()),
+        of(
+            "Nack",
+            v1::Nack {
+                log: Some(log()),
+                expected: 70_001,
+                reason: v1::NackReason::ParentMissing.into(),
+                detail: "parent".into(),
+            },
+        ),
+        of("Refused", refused),
+        of("Heartbeat", beat),
+        request("frame", v1::replicate_request::Body::Frame(frame)),
+        request("heartbeat", v1::replicate_request::Body::Heartbeat(beat)),
+        request("relayed_ack", v1::replicate_request::Body::RelayedAck(ack.clone())),
+        response("ack", v1::replicate_response::Body::Ack(ack)),
+        response("refused", v1::replicate_response::Body::Refused(refused)),
+    ]
+}
+
+fn published() -> Vec<Representative> {
+    vec![
+        of("MessageReference", reference()),
+        of("Publication", publication()),
+        of(
+            "PublishRequest",
+            v1::PublishRequest {
+                namespace: "markets".into(),
+                publication: Some(publication()),
+                session: hash(0xc1),
+                sequence: 129,
+                durability: Some(durability()),
+                possibly_repeated: true,
+            },
+        ),
+        of(
+            "PublishResponse",
+            v1::PublishResponse {
+                message: Some(reference()),
+                durable_at: vec!["north-0".into(), "south-0".into()],
+                already_stored: true,
+            },
+        ),
+        of(
+            "PublishStreamRequest",
+            v1::PublishStreamRequest {
+                namespace: "markets".into(),
+                session: hash(0xc1),
+                durability: Some(durability()),
+                first_sequence: 129,
+                publications: vec![publication()],
+                possibly_repeated: true,
+            },
+        ),
+        of(
+            "PublishStreamResponse",
+            v1::PublishStreamResponse {
+                acknowledged: vec![v1::AcknowledgedRange {
+                    first_sequence: 129,
+                    last_sequence: 131,
+                    first: Some(reference()),
+                    already_stored: true,
+                }],
+                durable_at: vec!["north-0".into()],
+            },
+        ),
+    ]
+}
+
+fn delivered_to_readers() -> Vec<Representative> {
+    use v1::delivery::Event;
+    use v1::start_position::Position;
+
+    let start = |case: &str, position| {
+        of(&format!("StartPosition#{case}"), v1::StartPosition { position: Some(position) })
+    };
+    let delivery =
+        |case: &str, event| of(&format!("Delivery#{case}"), v1::Delivery { event: Some(event) });
+    let channel_event = v1::ChannelEvent {
+        channel: "prices/EUR.USD".into(),
+        epoch: 2,
+        kind: v1::ChannelEventKind::Deleted.into(),
+    };
+    vec![
+        start("now", Position::Now(true)),
+        start("oldest", Position::Oldest(true)),
+        start("last", Position::Last(10)),
+        start("time", Position::TimeUnixMilliseconds(1_700_000_000_000)),
+        start("cursor", Position::Cursor(Bytes::from_static(b"cursor"))),
+        of("LogRow", row()),
+        of(
+            "FollowRun",
+            v1::FollowRun {
+                log: Some(log()),
+                row: Some(row()),
+                through: 70_001,
+                sends: vec![send().encode_to_vec().into()],
+            },
+        ),
+        of("DeliveredMessage", delivered()),
+        of("DeliveryGap", gap()),
+        delivery("message", Event::Message(delivered())),
+        delivery("gap", Event::Gap(gap())),
+        delivery(
+            "channel_event",
+            Event::ChannelEvent(v1::DeliveredChannelEvent { event: Some(channel_event) }),
+        ),
+        delivery(
+            "caught_up",
+            Event::CaughtUp(v1::DeliveredCaughtUp { origins: vec![freshness()] }),
+        ),
+        delivery("moved", Event::Moved(v1::DeliveredMoved { reason: "drain".into() })),
+        of(
+            "SubscribeResponse",
+            v1::SubscribeResponse {
+                deliveries: vec![v1::Delivery { event: Some(Event::Gap(gap())) }],
+                cursor: Bytes::from_static(b"cursor"),
+            },
+        ),
+    ]
+}
