@@ -23,6 +23,8 @@ mod losses;
 mod name_index;
 mod stamp;
 mod stored_channel;
+#[cfg(test)]
+mod tests;
 
 pub use audit::{LostOperation, RegisterSet};
 pub use change::DirectoryChange;

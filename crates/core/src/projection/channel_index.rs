@@ -2,7 +2,7 @@
 //! without reading everybody's.
 //!
 //! The index is by segments of 256 messages of a log, so that a trim drops whole
-//! segments. Only the segments being written are in memory; the rest is read
+//! segments. Only the segments not yet stored are in memory; the rest is read
 //! from storage by the keys made here: [`segments_before`] for readers, newest
 //! first, [`contents_through`] for trims. Channels are told apart by a hash: a
 //! reader looks at the messages' own names, so a collision costs time only.
@@ -10,7 +10,7 @@
 //! Of what is trimmed, each channel keeps its newest message per log: its trim
 //! point, below which its history is told as a gap.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -163,6 +163,12 @@ impl Presence {
         }
     }
 
+    /// This and what comes later in the segment.
+    const fn and_later(self, later: Self) -> Self {
+        let more = self.more.saturating_add(later.more).saturating_add(1);
+        Self { more, first: self.first, last: later.last }
+    }
+
     fn indexed(self, segment: SegmentNumber) -> IndexedSegment {
         IndexedSegment {
             count: u16::from(self.more) + 1,
@@ -172,32 +178,60 @@ impl Presence {
     }
 }
 
-/// A segment that is being written.
+/// A segment that is in memory: being written, or not known to be stored yet.
 #[derive(Clone, Debug)]
-struct OpenSegment {
+struct RecentSegment {
     number: SegmentNumber,
-    channels: BTreeMap<ChannelHash, Presence>,
-    dirty: BTreeSet<ChannelHash>,
+    /// What was stored of it before this process began.
+    loaded: Contents,
+    /// What came since. A list, for this is done for every publication; it is
+    /// put in order once, when it is written.
+    publications: Vec<(ChannelHash, u8)>,
+    /// Whether all of it was handed out to be stored.
+    is_handed_out: bool,
 }
 
-impl OpenSegment {
-    const fn new(number: SegmentNumber) -> Self {
-        Self { number, channels: BTreeMap::new(), dirty: BTreeSet::new() }
+impl RecentSegment {
+    const fn new(number: SegmentNumber, loaded: Contents) -> Self {
+        Self { number, loaded, publications: Vec::new(), is_handed_out: true }
+    }
+
+    fn take(&mut self, channel: ChannelHash, offset: u8) {
+        self.publications.push((channel, offset));
+        self.is_handed_out = false;
+    }
+
+    fn presences(&self) -> impl Iterator<Item = (ChannelHash, Presence)> + '_ {
+        let came = self.publications.iter();
+        let came = came.map(|(channel, offset)| (*channel, Presence::one(*offset)));
+        self.loaded.iter().chain(came)
+    }
+
+    fn contents(&self) -> Contents {
+        Contents::collect(self.presences())
+    }
+
+    fn indexed(&self, channel: ChannelHash) -> Option<IndexedSegment> {
+        let of_channel = self.presences().filter(|(other, _)| *other == channel);
+        let presence = of_channel.map(|(_, presence)| presence).reduce(Presence::and_later)?;
+        Some(presence.indexed(self.number))
     }
 
     fn write_to(&mut self, log: &LogName, changes: &mut ProjectionChanges) {
-        if self.dirty.is_empty() {
+        if self.is_handed_out {
             return;
         }
-        for channel in std::mem::take(&mut self.dirty) {
-            if let Some(presence) = self.channels.get(&channel) {
-                let key = SegmentKey { channel, log: *log, segment: self.number };
-                let value = Bytes::copy_from_slice(&presence.encode());
-                changes.puts.push((key.encode(), value));
-            }
-        }
+        self.is_handed_out = true;
+        let contents = self.contents();
         let key = ContentsKey { log: *log, segment: self.number };
-        changes.puts.push((key.encode(), Contents::encode(&self.channels)));
+        let value = contents.encode();
+        let channels = contents.iter().map(|(channel, _)| channel);
+        let keys = SegmentKey::encode_all(log, self.number, channels);
+        changes.puts.reserve(keys.len() + 1);
+        for (place, segment_key) in keys.into_iter().enumerate() {
+            changes.puts.push((segment_key, Contents::presence_in(&value, place)));
+        }
+        changes.puts.push((key.encode(), value));
     }
 }
 
@@ -205,69 +239,94 @@ impl OpenSegment {
 #[derive(Clone, Debug, Default)]
 pub struct ChannelIndex {
     positions: LogPositions,
-    open: BTreeMap<LogName, OpenSegment>,
-    changes: ProjectionChanges,
+    /// Of each log the segments that may not be stored yet, oldest first; the
+    /// last is being written.
+    recent: BTreeMap<LogName, VecDeque<RecentSegment>>,
+    /// What trims and rebuilding left to be written.
+    trim_points: BTreeMap<TrimPointKey, MessageNumber>,
+    deletes: Vec<Bytes>,
 }
 
 impl ChannelIndex {
-    /// The segment of a log that is being written, if it has the channel: newer
-    /// than all that is stored, or as new.
-    pub fn open_segment(&self, channel: ChannelHash, log: &LogName) -> Option<IndexedSegment> {
-        let open = self.open.get(log)?;
-        open.channels.get(&channel).map(|presence| presence.indexed(open.number))
+    /// The segments of a log that have a channel and begin before a message,
+    /// newest first: those in memory, then `stored`, what was read of
+    /// [`segments_before`]. The storage may be read before or after this is
+    /// called, but not before changes that were taken were stored.
+    pub fn segments(
+        &self,
+        channel: ChannelHash,
+        log: &LogName,
+        before: MessageNumber,
+        stored: impl IntoIterator<Item = IndexedSegment>,
+    ) -> Vec<IndexedSegment> {
+        let recent = self.recent.get(log).into_iter().flatten().rev();
+        let mut found: Vec<_> = recent.filter_map(|recent| recent.indexed(channel)).collect();
+        // What is in memory is complete; of the segment being written, a part is
+        // stored too.
+        let oldest_recent = found.last().map(|segment| SegmentNumber::of(segment.first));
+        let is_older = |segment: &IndexedSegment| {
+            oldest_recent.is_none_or(|oldest| SegmentNumber::of(segment.first) < oldest)
+        };
+        found.extend(stored.into_iter().filter(is_older));
+        found.retain(|segment| segment.first < before);
+        found
     }
 
     /// Drops the segments of a log that lie at or below a new floor, and moves
     /// the trim points of their channels. `stored` is what is stored of
-    /// [`contents_through`] the floor's segment. To be stored in one write with
-    /// the trim, or before it.
+    /// [`contents_through`], up to the floor's segment ([`is_within_floor`]). To
+    /// be stored in one write with the trim, or before it.
     pub fn trim(
         &mut self,
         log: &LogName,
         floor: MessageNumber,
         stored: impl IntoIterator<Item = (Bytes, Bytes)>,
     ) -> Result<(), LoadError> {
-        let mut trimmed: BTreeMap<ChannelHash, MessageNumber> = BTreeMap::new();
-        let mut deletes = Vec::new();
+        let mut segments: BTreeMap<SegmentNumber, Contents> = BTreeMap::new();
         for (key, value) in stored {
             let key = ContentsKey::decode(&key)?;
-            if key.log != *log || key.segment > SegmentNumber::of(floor) {
-                continue;
-            }
-            let drops = key.segment.last() <= floor;
-            for (channel, presence) in Contents::decode(&value).ok_or(LoadError::Value)? {
-                let segment = presence.indexed(key.segment);
-                if segment.first <= floor {
-                    // Within the floor's own segment the newest trimmed one is
-                    // not known exactly: it is not above this.
-                    let newest = trimmed.entry(channel).or_default();
-                    *newest = (*newest).max(segment.last.min(floor));
-                }
-                if drops {
-                    let key = SegmentKey { channel, log: *log, segment: key.segment };
-                    deletes.push(key.encode());
-                }
-            }
-            if drops {
-                deletes.push(key.encode());
+            if key.log == *log {
+                let contents = Contents::decode(&value).ok_or(LoadError::Value)?;
+                segments.insert(key.segment, contents);
             }
         }
-        self.drop_pending(&deletes);
-        self.changes.deletes.extend(deletes);
-        if self.open.get(log).is_some_and(|open| open.number.last() <= floor) {
-            self.open.remove(log);
+        let recent = self.recent.get(log).into_iter().flatten();
+        segments.extend(recent.map(|recent| (recent.number, recent.contents())));
+        for (number, contents) in segments {
+            if number <= SegmentNumber::of(floor) {
+                self.trim_segment(log, floor, number, &contents);
+            }
         }
-        for (channel, m_id) in trimmed {
-            let key = TrimPointKey { channel, log: *log }.encode();
-            self.changes.puts.push((key, Bytes::copy_from_slice(&m_id.get().to_be_bytes())));
+        if let Some(recent) = self.recent.get_mut(log) {
+            recent.retain(|recent| recent.number.last() > floor);
         }
         Ok(())
     }
 
-    /// Takes what is deleted out of what is still to be written.
-    fn drop_pending(&mut self, deletes: &[Bytes]) {
-        let deleted: BTreeSet<&Bytes> = deletes.iter().collect();
-        self.changes.puts.retain(|(key, _)| !deleted.contains(key));
+    fn trim_segment(
+        &mut self,
+        log: &LogName,
+        floor: MessageNumber,
+        number: SegmentNumber,
+        contents: &Contents,
+    ) {
+        let is_dropped = number.last() <= floor;
+        for (channel, presence) in contents.iter() {
+            let segment = presence.indexed(number);
+            if segment.first <= floor {
+                // Within the floor's own segment the newest trimmed one is not
+                // known exactly: it is not above this.
+                let newest = segment.last.min(floor);
+                let point = self.trim_points.entry(TrimPointKey { channel, log: *log });
+                point.and_modify(|point| *point = newest.max(*point)).or_insert(newest);
+            }
+            if is_dropped {
+                self.deletes.push(SegmentKey { channel, log: *log, segment: number }.encode());
+            }
+        }
+        if is_dropped {
+            self.deletes.push(ContentsKey { log: *log, segment: number }.encode());
+        }
     }
 }
 
@@ -293,9 +352,9 @@ impl Projection for ChannelIndex {
             Self { positions: LogPositions::from_stored(position, logs), ..Self::default() };
         for (key, value) in stored {
             let ContentsKey { log, segment } = ContentsKey::decode(&key)?;
-            let channels = Contents::decode(&value).ok_or(LoadError::Value)?;
-            let open = OpenSegment { channels, ..OpenSegment::new(segment) };
-            index.open.insert(log, open);
+            let loaded = Contents::decode(&value).ok_or(LoadError::Value)?;
+            let open = RecentSegment::new(segment, loaded);
+            index.recent.entry(log).or_default().push_back(open);
         }
         Ok(index)
     }
@@ -310,9 +369,10 @@ impl Projection for ChannelIndex {
     ) -> Result<Self, LoadError> {
         let mut index = Self { positions: LogPositions::from_floors(logs), ..Self::default() };
         for (key, value) in kept {
-            let log = decode_trim_point(&key, &value)?.log;
-            if logs.iter().any(|found| found.log == log) {
-                index.changes.puts.push((key, value));
+            let m_id = decode_trim_point(&key, &value)?.m_id;
+            let key = TrimPointKey::decode(&key)?;
+            if logs.iter().any(|found| found.log == key.log) {
+                index.trim_points.insert(key, m_id);
             }
         }
         Ok(index)
@@ -323,20 +383,16 @@ impl Projection for ChannelIndex {
             return;
         }
         let number = SegmentNumber::of(name.m_id);
-        let open = self.open.entry(name.log).or_insert_with(|| OpenSegment::new(number));
-        if open.number != number {
-            open.write_to(&name.log, &mut self.changes);
-            *open = OpenSegment::new(number);
-        }
         let (channel, offset) = (ChannelHash::of(message.channel), offset_of(name.m_id));
-        open.channels
-            .entry(channel)
-            .and_modify(|presence| {
-                presence.more = presence.more.saturating_add(1);
-                presence.last = offset;
-            })
-            .or_insert_with(|| Presence::one(offset));
-        open.dirty.insert(channel);
+        let recent = self.recent.entry(name.log).or_default();
+        match recent.back_mut().filter(|open| open.number == number) {
+            Some(open) => open.take(channel, offset),
+            None => {
+                let mut open = RecentSegment::new(number, Contents::default());
+                open.take(channel, offset);
+                recent.push_back(open);
+            }
+        }
     }
 
     fn skip(&mut self, log: &LogName, through: MessageNumber) {
@@ -351,13 +407,22 @@ impl Projection for ChannelIndex {
         self.positions.stored(Self::LAYOUT)
     }
 
+    /// Segments stay in memory until the changes after theirs are taken, for by
+    /// then theirs are stored.
     fn take_changes(&mut self) -> ProjectionChanges {
-        for (log, open) in &mut self.open {
-            open.write_to(log, &mut self.changes);
+        let mut changes = ProjectionChanges {
+            deletes: std::mem::take(&mut self.deletes),
+            ..ProjectionChanges::default()
+        };
+        for (log, recent) in &mut self.recent {
+            let open = recent.back().map(|open| open.number);
+            recent.retain(|recent| !recent.is_handed_out || Some(recent.number) == open);
+            recent.iter_mut().for_each(|recent| recent.write_to(log, &mut changes));
         }
-        std::mem::take(&mut self.changes)
+        for (key, m_id) in std::mem::take(&mut self.trim_points) {
+            let value = Bytes::copy_from_slice(&m_id.get().to_be_bytes());
+            changes.puts.push((key.encode(), value));
+        }
+        changes
     }
 }
-
-#[cfg(test)]
-mod tests;

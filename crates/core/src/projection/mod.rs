@@ -32,6 +32,8 @@ mod key_parts;
 pub mod publishers;
 pub mod publishers_projection;
 mod session_chunk;
+#[cfg(test)]
+mod tests;
 mod unprojected_key;
 
 pub use channel_index::ChannelIndex;

@@ -14,14 +14,12 @@
 //!
 //! [`SegmentKey`]: super::segment_key::SegmentKey
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use crate::identity::{LogName, NamespaceNumber};
 
-use super::super::key_parts::{KeyError, KeyReader, KeyWriter};
 use super::{ChannelHash, Presence, SegmentNumber};
+use crate::projection::key_parts::{KeyError, KeyReader, KeyWriter};
 
 const TAG: u8 = 2;
 
@@ -61,31 +59,58 @@ impl ContentsKey {
     }
 }
 
-/// The value.
-pub(super) struct Contents;
+/// The value: what a segment has of each of its channels, by their hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Contents(Vec<(ChannelHash, Presence)>);
 
 impl Contents {
     const HASH_BYTES: usize = 8;
     const ENTRY_BYTES: usize = Self::HASH_BYTES + Presence::BYTES;
 
-    pub(super) fn encode(channels: &BTreeMap<ChannelHash, Presence>) -> Bytes {
-        let mut value = Vec::with_capacity(channels.len() * Self::ENTRY_BYTES);
-        for (channel, presence) in channels {
+    /// Puts together what comes in the order of the segment.
+    pub(super) fn collect(presences: impl Iterator<Item = (ChannelHash, Presence)>) -> Self {
+        let mut entries: Vec<_> = presences.collect();
+        entries.sort_unstable_by_key(|(channel, presence)| (*channel, presence.first));
+        entries.dedup_by(|(later_channel, later), (channel, held)| {
+            let is_same = later_channel == channel;
+            if is_same {
+                *held = held.and_later(*later);
+            }
+            is_same
+        });
+        Self(entries)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ChannelHash, Presence)> + '_ {
+        self.0.iter().copied()
+    }
+
+    pub(super) fn encode(&self) -> Bytes {
+        let mut value = Vec::with_capacity(self.0.len() * Self::ENTRY_BYTES);
+        for (channel, presence) in &self.0 {
             value.extend_from_slice(&channel.0.to_be_bytes());
             value.extend_from_slice(&presence.encode());
         }
         Bytes::from(value)
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<BTreeMap<ChannelHash, Presence>> {
+    /// The part of an encoded value that is the presence at a place, shared.
+    pub(super) fn presence_in(value: &Bytes, place: usize) -> Bytes {
+        let start = place * Self::ENTRY_BYTES + Self::HASH_BYTES;
+        value.slice(start..start + Presence::BYTES)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (entries, []) = bytes.as_chunks::<{ Self::ENTRY_BYTES }>() else { return None };
-        entries
+        let entries: Option<Vec<_>> = entries
             .iter()
             .map(|entry| {
                 let (hash, presence) = entry.split_first_chunk::<{ Self::HASH_BYTES }>()?;
                 Some((ChannelHash(u64::from_be_bytes(*hash)), Presence::decode(presence)?))
             })
-            .collect()
+            .collect();
+        let entries = entries?;
+        entries.is_sorted_by(|(one, _), (next, _)| one < next).then_some(Self(entries))
     }
 }
 
@@ -93,8 +118,8 @@ impl Contents {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::{any_log, log};
     use super::*;
+    use crate::projection::tests::{any_log, log};
 
     proptest! {
         #[test]
@@ -109,14 +134,17 @@ mod tests {
         fn contents_round_trip(
             entries in prop::collection::btree_map(any::<u64>(), any::<(u8, u8, u8)>(), 0..20),
         ) {
-            let channels: BTreeMap<_, _> = entries
-                .into_iter()
-                .map(|(hash, (more, one, other))| {
-                    let (first, last) = (one.min(other), one.max(other));
-                    (ChannelHash(hash), Presence { more, first, last })
-                })
-                .collect();
-            prop_assert_eq!(Contents::decode(&Contents::encode(&channels)), Some(channels));
+            let entries = entries.into_iter().map(|(hash, (more, one, other))| {
+                let (first, last) = (one.min(other), one.max(other));
+                (ChannelHash(hash), Presence { more, first, last })
+            });
+            let contents = Contents(entries.collect());
+            let value = contents.encode();
+            prop_assert_eq!(Contents::decode(&value), Some(contents.clone()));
+            for (place, (_, presence)) in contents.iter().enumerate() {
+                let part = Contents::presence_in(&value, place);
+                prop_assert_eq!(Presence::decode(&part), Some(presence));
+            }
         }
 
         #[test]
@@ -136,7 +164,8 @@ mod tests {
             &[0, 0, 0, 0, 0, 0, 0, 5],
         ];
         assert_eq!(key.encode()[..], expected.concat());
-        let channels = BTreeMap::from([(ChannelHash(7), Presence { more: 1, first: 2, last: 9 })]);
-        assert_eq!(Contents::encode(&channels)[..], [0, 0, 0, 0, 0, 0, 0, 7, 1, 2, 9]);
+        let contents = Contents(vec![(ChannelHash(7), Presence { more: 1, first: 2, last: 9 })]);
+        assert_eq!(contents.encode()[..], [0, 0, 0, 0, 0, 0, 0, 7, 1, 2, 9]);
+        assert_eq!(Contents::decode(&[contents.encode(), contents.encode()].concat()), None);
     }
 }

@@ -16,10 +16,13 @@ use bytes::Bytes;
 
 use crate::identity::{LogName, NamespaceNumber};
 
-use super::super::key_parts::{KeyError, KeyReader, KeyWriter};
 use super::{ChannelHash, SegmentNumber};
+use crate::projection::key_parts::{KeyError, KeyReader, KeyWriter};
 
 const TAG: u8 = 1;
+/// Behind the tag and the namespace.
+const HASH_AT: usize = 1 + 4;
+const HASH_BYTES: usize = 8;
 
 /// The key of a channel in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,24 @@ impl SegmentKey {
         let mut key = Self::begin(self.channel, &self.log);
         key.u64(!self.segment.0);
         key.finish()
+    }
+
+    /// The keys of many channels in one segment, in one allocation.
+    pub(super) fn encode_all(
+        log: &LogName,
+        segment: SegmentNumber,
+        channels: impl Iterator<Item = ChannelHash>,
+    ) -> Vec<Bytes> {
+        let pattern = Self { channel: ChannelHash(0), log: *log, segment }.encode();
+        let mut buffer = Vec::with_capacity(pattern.len() * channels.size_hint().0);
+        for channel in channels {
+            let hash_at = buffer.len() + HASH_AT;
+            buffer.extend_from_slice(&pattern);
+            buffer[hash_at..hash_at + HASH_BYTES].copy_from_slice(&channel.0.to_be_bytes());
+        }
+        let (length, buffer) = (pattern.len(), Bytes::from(buffer));
+        let starts = (0..buffer.len()).step_by(length);
+        starts.map(|start| buffer.slice(start..start + length)).collect()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, KeyError> {
@@ -64,8 +85,8 @@ impl SegmentKey {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::any_log;
     use super::*;
+    use crate::projection::tests::any_log;
 
     proptest! {
         #[test]
@@ -82,6 +103,21 @@ mod tests {
         }
 
         #[test]
+        fn many_keys_are_like_each_alone(
+            log in any_log(),
+            hashes in prop::collection::vec(any::<u64>(), 0..5),
+            segment in any::<u64>(),
+        ) {
+            let segment = SegmentNumber(segment);
+            let channels = hashes.into_iter().map(ChannelHash);
+            let alone: Vec<_> = channels
+                .clone()
+                .map(|channel| SegmentKey { channel, log, segment }.encode())
+                .collect();
+            prop_assert_eq!(SegmentKey::encode_all(&log, segment, channels), alone);
+        }
+
+        #[test]
         fn hostile_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..50)) {
             let _ = SegmentKey::decode(&bytes);
         }
@@ -91,7 +127,7 @@ mod tests {
     fn golden_bytes() {
         let key = SegmentKey {
             channel: ChannelHash(7),
-            log: super::super::tests::log(1, 2, 3, 4),
+            log: crate::projection::tests::log(1, 2, 3, 4),
             segment: SegmentNumber(1),
         };
         let expected = [

@@ -13,13 +13,13 @@ use bytes::Bytes;
 
 use crate::identity::{LogName, NamespaceNumber};
 
-use super::super::key_parts::{KeyError, KeyReader, KeyWriter};
 use super::ChannelHash;
+use crate::projection::key_parts::{KeyError, KeyReader, KeyWriter};
 
 const TAG: u8 = 3;
 
 /// The key of a trim point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TrimPointKey {
     pub(super) channel: ChannelHash,
     pub(super) log: LogName,
@@ -63,8 +63,8 @@ impl TrimPointKey {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::{any_log, log};
     use super::*;
+    use crate::projection::tests::{any_log, log};
 
     proptest! {
         #[test]
