@@ -80,6 +80,23 @@ pub struct Flags {
 }
 
 impl Config {
+    /// The defaults, for a gateway of this name and region. It serves metrics at a
+    /// free port of this machine.
+    pub fn new(name: &str, region: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            region: region.to_owned(),
+            listen: listen(),
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            push_nodes: Vec::new(),
+            control_plane: None,
+            log_format: LogFormat::default(),
+            log_filter: log_filter(),
+            tls: None,
+            tls_client: None,
+        }
+    }
+
     /// Reads the configuration and checks what the types cannot.
     pub fn load(file: Option<&PathBuf>, flags: &Flags) -> anyhow::Result<Self> {
         let config: Self = interlock_rpc::configuration::load(file.map(PathBuf::as_path), flags)?;

@@ -1,0 +1,17 @@
+//! One file a command.
+
+pub(crate) mod apply;
+pub(crate) mod bench;
+pub(crate) mod channels;
+pub(crate) mod completion;
+pub(crate) mod cursors;
+pub(crate) mod dev;
+pub(crate) mod groups;
+pub(crate) mod history;
+pub(crate) mod lag;
+pub(crate) mod messages;
+pub(crate) mod namespaces;
+pub(crate) mod nodes;
+pub(crate) mod publish;
+pub(crate) mod status;
+pub(crate) mod subscribe;

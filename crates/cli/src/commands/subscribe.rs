@@ -1,0 +1,186 @@
+//! `interlock subscribe`
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use interlock_client::{Received, Start, Subscriber, SubscriberOptions, v1};
+use interlock_core::cursor::Cursor;
+use serde_json::{Value, json};
+
+use crate::commands::messages::{cursor_text, gap, line, message, start};
+use crate::output::Format;
+use crate::target::{ChannelPath, Target};
+use interlock_cli::usage::usage;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// namespace/channel, or namespace/prefix*; several of one namespace.
+    #[arg(required = true)]
+    channels: Vec<ChannelPath>,
+    /// now, oldest, last:N, time:RFC3339 or cursor:TEXT.
+    #[arg(long, default_value = "now", value_parser = start)]
+    from: Start,
+    /// End after so many messages.
+    #[arg(long)]
+    count: Option<u64>,
+    /// Only the payloads, each with one `\n` behind it.
+    #[arg(long)]
+    raw: bool,
+    /// Where to write instead of stdout.
+    #[arg(long)]
+    output_file: Option<PathBuf>,
+    /// Start at the cursor in this file if it exists, and keep it there as it
+    /// moves.
+    #[arg(long)]
+    cursor_file: Option<PathBuf>,
+    /// End after so many seconds without a message.
+    #[arg(long)]
+    idle_timeout: Option<u64>,
+    /// End instead of going on when messages may be missing.
+    #[arg(long)]
+    decline_gaps: bool,
+}
+
+pub(crate) async fn run(target: &Target, arguments: Arguments) -> Result<()> {
+    let namespace = one_namespace(&arguments.channels)?;
+    let channels: Vec<String> =
+        arguments.channels.iter().map(|path| path.channel.clone()).collect();
+    let start = match &arguments.cursor_file {
+        Some(path) if path.exists() => read_cursor(path)?,
+        _ => arguments.from.clone(),
+    };
+    let options = SubscriberOptions {
+        start,
+        decline_gaps: arguments.decline_gaps,
+        limit: arguments.count,
+        ..Default::default()
+    };
+    let gateways = target.mesh.gateways(&target.region)?;
+    let mut subscriber = Subscriber::new(gateways, &namespace, &channels, &options);
+    let mut writer: Box<dyn Write> = match &arguments.output_file {
+        Some(path) => Box::new(BufWriter::new(
+            File::create(path).with_context(|| path.display().to_string())?,
+        )),
+        None => Box::new(BufWriter::new(std::io::stdout())),
+    };
+    let printer = Printer { format: target.format, raw: arguments.raw };
+    let idle = arguments.idle_timeout.map(Duration::from_secs);
+    let mut last_message = tokio::time::Instant::now();
+    loop {
+        let received = match idle {
+            None => subscriber.next().await?,
+            Some(idle) => {
+                match tokio::time::timeout_at(last_message + idle, subscriber.next()).await {
+                    Ok(received) => received?,
+                    Err(_) => return Ok(()),
+                }
+            }
+        };
+        let Some(received) = received else { return Ok(()) };
+        if printer.print(&mut writer, &received)? > 0 {
+            last_message = tokio::time::Instant::now();
+        }
+        // What was printed is out before the cursor says so.
+        writer.flush()?;
+        if let Some(path) = &arguments.cursor_file {
+            write_cursor(path, &received.cursor)?;
+        }
+    }
+}
+
+struct Printer {
+    format: Format,
+    raw: bool,
+}
+
+impl Printer {
+    /// Prints what came; how many messages there were.
+    fn print(&self, writer: &mut impl Write, received: &Received) -> Result<usize> {
+        let mut messages = 0;
+        for delivery in &received.deliveries {
+            match &delivery.event {
+                Some(v1::delivery::Event::Message(message)) => {
+                    messages += 1;
+                    self.message(writer, message, &received.cursor)?;
+                }
+                Some(event) => self.event(writer, event)?,
+                None => {}
+            }
+        }
+        Ok(messages)
+    }
+
+    fn message(
+        &self,
+        writer: &mut impl Write,
+        delivered: &v1::DeliveredMessage,
+        cursor: &[u8],
+    ) -> Result<()> {
+        if self.raw {
+            writer.write_all(&delivered.payload)?;
+            writer.write_all(b"\n")?;
+        } else if self.format == Format::Json {
+            let mut value = message(delivered);
+            value["cursor"] = json!(cursor_text(cursor));
+            writeln!(writer, "{value}")?;
+        } else {
+            writeln!(writer, "{}", line(delivered))?;
+        }
+        Ok(())
+    }
+
+    /// Gaps and deletions: among the messages as JSON, on stderr otherwise.
+    fn event(&self, writer: &mut impl Write, event: &v1::delivery::Event) -> Result<()> {
+        let (value, text): (Value, String) = match event {
+            v1::delivery::Event::Gap(missing) => {
+                (json!({ "type": "gap", "text": gap(missing) }), gap(missing))
+            }
+            v1::delivery::Event::ChannelEvent(event) => {
+                let event = event.event.clone().unwrap_or_default();
+                let kind = event
+                    .kind()
+                    .as_str_name()
+                    .trim_start_matches("CHANNEL_EVENT_KIND_")
+                    .to_lowercase();
+                let text = format!("channel {} was {kind} (epoch {})", event.channel, event.epoch);
+                let value = json!({ "type": "channel", "channel": event.channel, "kind": kind, "epoch": event.epoch });
+                (value, text)
+            }
+            _ => return Ok(()),
+        };
+        if self.format == Format::Json && !self.raw {
+            writeln!(writer, "{value}")?;
+        } else {
+            eprintln!("{text}");
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn one_namespace(channels: &[ChannelPath]) -> Result<String> {
+    let namespace = channels.first().map(|path| path.namespace.clone()).unwrap_or_default();
+    if let Some(other) = channels.iter().find(|path| path.namespace != namespace) {
+        return Err(usage(format!(
+            "{other} is of another namespace than {namespace}: one subscription reads one namespace"
+        )));
+    }
+    Ok(namespace)
+}
+
+fn read_cursor(path: &Path) -> Result<Start> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    match Cursor::from_text(text.trim()) {
+        Ok(cursor) => Ok(Start::Cursor(cursor.encode())),
+        Err(error) => bail!("{}: the cursor cannot be read: {error}", path.display()),
+    }
+}
+
+/// Written beside and renamed, so that a kill leaves the old or the new one.
+fn write_cursor(path: &Path, cursor: &[u8]) -> Result<()> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, cursor_text(cursor)).with_context(|| beside.display().to_string())?;
+    std::fs::rename(&beside, path).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,109 @@
+//! Exit codes that scripts can use, and errors that say what to do.
+
+use std::process::ExitCode;
+
+use interlock_cli::usage::UsageError;
+use interlock_client::ClientError;
+use interlock_rpc::status::{Reason, invalid_fields, reason_of};
+use tonic::{Code, Status};
+
+/// Something failed.
+const FAILED: u8 = 1;
+/// What was asked for makes no sense.
+const USAGE: u8 = 2;
+/// It is not there.
+const NOT_FOUND: u8 = 3;
+/// It was refused, or is not as assumed.
+const REFUSED: u8 = 4;
+/// It cannot be reached, or did not answer in time.
+const UNAVAILABLE: u8 = 5;
+
+/// Says what went wrong, and what to do, on stderr.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    // A pipe that its reader closed is no failure worth words.
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        if io.kind() == std::io::ErrorKind::BrokenPipe {
+            return ExitCode::SUCCESS;
+        }
+    }
+    let status = status_of(error);
+    let mut text = error.chain().map(ToString::to_string).collect::<Vec<_>>();
+    if let Some(status) = status {
+        // tonic's own words repeat the metadata; ours say it once.
+        if let Some(last) = text.last_mut() {
+            *last = status.message().to_owned();
+        }
+        text.extend(
+            invalid_fields(status).iter().map(|field| format!("{}: {}", field.field, field.reason)),
+        );
+    }
+    text.dedup();
+    eprintln!("interlock: {}", text.join(": "));
+    if let Some(hint) = status.and_then(hint) {
+        eprintln!("  {hint}");
+    }
+    ExitCode::from(code(error, status))
+}
+
+fn status_of(error: &anyhow::Error) -> Option<&Status> {
+    error.chain().find_map(|cause| {
+        cause
+            .downcast_ref::<Status>()
+            .or_else(|| cause.downcast_ref::<ClientError>().and_then(ClientError::status))
+    })
+}
+
+fn code(error: &anyhow::Error, status: Option<&Status>) -> u8 {
+    if error.chain().any(|cause| cause.is::<UsageError>()) {
+        return USAGE;
+    }
+    let Some(status) = status else { return FAILED };
+    match status.code() {
+        Code::InvalidArgument => USAGE,
+        Code::NotFound => NOT_FOUND,
+        Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::PermissionDenied
+        | Code::ResourceExhausted => REFUSED,
+        Code::Unavailable | Code::DeadlineExceeded => UNAVAILABLE,
+        _ => FAILED,
+    }
+}
+
+/// What to do about it.
+fn hint(status: &Status) -> Option<&'static str> {
+    Some(match reason_of(status)? {
+        Reason::UnknownNamespace => {
+            "`interlock namespace list` shows those there are; a region outside a namespace's groups does not have it"
+        }
+        Reason::UnknownChannel => {
+            "`interlock channel list NAMESPACE` shows those there are; `interlock channel create` makes one"
+        }
+        Reason::UnknownRegion => "`interlock node list` shows the regions there are",
+        Reason::UnknownGroup => {
+            "`interlock group list` shows those there are; `interlock group apply` makes one"
+        }
+        Reason::ChannelExists => "`interlock channel update` changes it",
+        Reason::StaleEdit => {
+            "it was changed since: look at it with `interlock channel show` and edit again"
+        }
+        Reason::DiskFull => "free space on the node's disk, or publish at another region",
+        Reason::Quota => {
+            "the namespace is at its cap: `interlock namespace update --disk-cap-bytes` raises it"
+        }
+        Reason::Backfilling => {
+            "the node still takes over the namespace's state: try again in a moment, or at another region"
+        }
+        Reason::Draining => "the process stops: try again at another node",
+        Reason::SourceFailed => {
+            "the old content stays; see the region's web server and the channel's source"
+        }
+        Reason::DurabilityTimeout => {
+            "it is stored and goes on to the others by itself; `interlock lag` shows who is behind"
+        }
+        Reason::Trimmed => "start with `--from oldest` to take what there is",
+        Reason::CursorInvalid => "a cursor goes with the namespace that it was taken in",
+        _ => return None,
+    })
+}
