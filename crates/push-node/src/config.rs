@@ -1,0 +1,297 @@
+//! What a push-node is told: from a TOML file, the environment and flags, in
+//! rising order of weight (`arguments.rs` has the latter two).
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use interlock_core::names::{NameError, NodeName, RegionName};
+use interlock_rpc::tls::{TlsClientConfig, TlsConfig};
+use interlock_telemetry::LogFormat;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A push-node's configuration. Every key has a default except `node`, `region`
+/// and one of `control_plane` and `topology_file`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The node's name, unique in the mesh and stable over restarts.
+    pub node: String,
+    /// The region it stands in.
+    pub region: String,
+    /// Where its database lives.
+    pub data_dir: PathBuf,
+    /// Where gateways and clients call.
+    pub client_listen: SocketAddr,
+    /// Where peers replicate to.
+    pub replication_listen: SocketAddr,
+    /// Where Prometheus and the kubelet call; nowhere if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// The client address as others reach it; what it listens at if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_advertise: Option<String>,
+    /// The replication address as peers reach it; what it listens at if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication_advertise: Option<String>,
+    /// The control-plane's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<String>,
+    /// A topology file, instead of a control-plane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topology_file: Option<PathBuf>,
+    /// With a topology file: this empty database founds its namespaces. Without
+    /// it, an empty database takes the state of another member first.
+    pub bootstrap: bool,
+    /// The base URL of the region's web server, for channels with a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_origin: Option<String>,
+    /// Whether sources may come from private and loopback addresses.
+    pub allow_private_sources: bool,
+    /// The bound on fetching one source.
+    pub source_timeout_milliseconds: u64,
+    /// Text or JSON log lines.
+    pub log_format: LogFormat,
+    /// What is logged, in the syntax of `RUST_LOG`.
+    pub log_filter: String,
+    /// The certificate of this node's servers; they speak in the clear without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// What to trust, and to show, when calling peers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_tls: Option<TlsClientConfig>,
+    /// What to trust, and to show, when calling the control-plane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane_tls: Option<TlsClientConfig>,
+    /// What bounds memory, disk and time.
+    pub limits: Limits,
+}
+
+/// What bounds a push-node's memory, disk and time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Commands that wait for the log writer.
+    pub writer_queue_bytes: usize,
+    /// Newest durable messages in memory.
+    pub tail_cache_bytes: usize,
+    /// Below this much free space publications are refused.
+    pub publication_free_bytes: u64,
+    /// Below this much free space nothing is received from peers either.
+    pub replication_free_bytes: u64,
+    /// Log bytes of one namespace, where the topology names no cap of its own; 0
+    /// is no cap.
+    pub namespace_disk_cap_bytes: u64,
+    /// How long a call without a deadline waits for peers.
+    pub default_deadline_milliseconds: u64,
+    /// How long an end of the process waits for what is under way.
+    pub drain_milliseconds: u64,
+    /// Followers of all gateways together.
+    pub max_followers: usize,
+    /// Publish streams of all clients together.
+    pub max_publish_streams: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            node: String::new(),
+            region: String::new(),
+            data_dir: PathBuf::from("/var/lib/interlock/push-node"),
+            client_listen: loopback(7200),
+            replication_listen: loopback(7300),
+            metrics_listen: None,
+            client_advertise: None,
+            replication_advertise: None,
+            control_plane: None,
+            topology_file: None,
+            bootstrap: false,
+            web_origin: None,
+            allow_private_sources: false,
+            source_timeout_milliseconds: 10_000,
+            log_format: LogFormat::default(),
+            log_filter: "info".to_owned(),
+            tls: None,
+            peer_tls: None,
+            control_plane_tls: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MEBIBYTE: u64 = 1024 * 1024;
+        Self {
+            writer_queue_bytes: 64 << 20,
+            tail_cache_bytes: 64 << 20,
+            publication_free_bytes: 512 * MEBIBYTE,
+            replication_free_bytes: 128 * MEBIBYTE,
+            namespace_disk_cap_bytes: 0,
+            default_deadline_milliseconds: 30_000,
+            drain_milliseconds: 10_000,
+            max_followers: 10_000,
+            max_publish_streams: 10_000,
+        }
+    }
+}
+
+/// What is wrong with a configuration. It has to be changed.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; the text names the key.
+    #[error("configuration file {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where it fails.
+        source: Box<toml::de::Error>,
+    },
+    /// A name is missing or none.
+    #[error("{key}: {source}")]
+    Name {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        source: NameError,
+    },
+    /// Neither a control-plane nor a topology file, or both.
+    #[error("exactly one of control_plane and topology_file must be given")]
+    TopologySource,
+    /// `bootstrap` belongs to a topology file.
+    #[error(
+        "bootstrap: a control-plane names the founders itself; it goes with topology_file only"
+    )]
+    Bootstrap,
+    /// The limits contradict one another.
+    #[error("limits.{key}: {reason}")]
+    Limit {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads a TOML file. An unknown key is an error that names it.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Checks what types cannot.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.node_name()?;
+        self.region_name()?;
+        if self.control_plane.is_some() == self.topology_file.is_some() {
+            return Err(ConfigError::TopologySource);
+        }
+        if self.bootstrap && self.topology_file.is_none() {
+            return Err(ConfigError::Bootstrap);
+        }
+        let limit = |key, reason| Err(ConfigError::Limit { key, reason });
+        if self.limits.writer_queue_bytes < 4 << 20 {
+            return limit("writer_queue_bytes", "less than the largest frame, 4 MiB");
+        }
+        if self.limits.replication_free_bytes > self.limits.publication_free_bytes {
+            return limit(
+                "replication_free_bytes",
+                "more than publication_free_bytes: peers would be cut off before publishers",
+            );
+        }
+        Ok(())
+    }
+
+    /// The node's name, checked.
+    pub fn node_name(&self) -> Result<NodeName, ConfigError> {
+        NodeName::parse(&self.node).map_err(|source| ConfigError::Name { key: "node", source })
+    }
+
+    /// The region's name, checked.
+    pub fn region_name(&self) -> Result<RegionName, ConfigError> {
+        RegionName::parse(&self.region)
+            .map_err(|source| ConfigError::Name { key: "region", source })
+    }
+
+    /// The bound on fetching one source.
+    pub fn source_timeout(&self) -> Duration {
+        Duration::from_millis(self.source_timeout_milliseconds)
+    }
+
+    /// The configuration as TOML, for `--print-config`.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("every key has a TOML form")
+    }
+}
+
+impl Limits {
+    /// How long a call without a deadline waits for peers.
+    pub fn default_deadline(&self) -> Duration {
+        Duration::from_millis(self.default_deadline_milliseconds)
+    }
+
+    /// How long an end of the process waits for what is under way.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_milliseconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Config {
+        Config {
+            node: "seoul-1".to_owned(),
+            region: "seoul".to_owned(),
+            control_plane: Some("http://127.0.0.1:7300".to_owned()),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn the_printed_configuration_reads_back() {
+        let config = good();
+        let printed = config.to_toml();
+        let read: Config = toml::from_str(&printed).expect("it reads back");
+        assert_eq!(read.to_toml(), printed);
+        read.validate().expect("it is valid");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        for (text, key) in
+            [("nodes = \"a\"", "nodes"), ("[limits]\nwriter_bytes = 1", "writer_bytes")]
+        {
+            let error = toml::from_str::<Config>(text).expect_err("it is unknown").to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let neither = Config { control_plane: None, ..good() };
+        assert!(matches!(neither.validate(), Err(ConfigError::TopologySource)));
+        let both = Config { topology_file: Some("t".into()), ..good() };
+        assert!(matches!(both.validate(), Err(ConfigError::TopologySource)));
+        let founder = Config { bootstrap: true, ..good() };
+        assert!(matches!(founder.validate(), Err(ConfigError::Bootstrap)));
+        let nameless = Config { node: String::new(), ..good() };
+        assert!(matches!(nameless.validate(), Err(ConfigError::Name { key: "node", .. })));
+    }
+}

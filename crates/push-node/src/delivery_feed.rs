@@ -1,0 +1,573 @@
+//! One follower of one namespace: first what it has missed, read from the disk
+//! in the order of history, then what becomes durable here, in that order
+//! (METHOD M13).
+//!
+//! A follower that does not keep up costs nobody anything: this task waits for
+//! it, and when what it wants has left memory it reads the disk by its position.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use interlock_core::cursor::Cursor;
+use interlock_core::delivery::ChannelFilter;
+use interlock_core::directory::Directory;
+use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber, NodeNumber};
+use interlock_core::message::{ChannelAction, ChannelOperation, MessageHead, MessageKind};
+use interlock_core::names::ChannelName;
+use interlock_core::replication::rows::Rows;
+use interlock_rpc::convert::IntoWire as _;
+use interlock_rpc::convert::delivery::StartPosition;
+use interlock_rpc::v1;
+use interlock_rpc::v1::follow_response::Body;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tonic::Status;
+
+use crate::catch_up_reader::{CatchUpReader, Found, LogRange};
+use crate::delivery_trace::trace_delivery;
+use crate::directories::NamespaceDirectory;
+use crate::durable_state::{DurableState, JournalSnapshot};
+use crate::follow_start::resolve_start;
+use crate::metrics::NodeMetrics;
+use crate::origin_news::OriginNewsBoard;
+use crate::refusals::storage_status;
+use crate::stored_messages::Storage;
+use crate::tail_cache::{JournalPosition, JournalRead, Segment};
+use crate::tasks::until_set;
+
+/// A batch leaves at this size.
+const BATCH_BYTES: usize = 256 << 10;
+/// A batch leaves at so many messages.
+const BATCH_MESSAGES: usize = 1024;
+/// A batch leaves after so many messages that were passed over, so that the
+/// reader's position moves through what it did not ask for.
+const BATCH_PASSED: usize = 16_384;
+/// What is taken from memory at a time.
+const JOURNAL_READ_BYTES: usize = 1 << 20;
+/// How often a reader is told that nothing else is there.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a follower asks for.
+#[derive(Debug)]
+pub struct FeedRequest {
+    /// The namespace.
+    pub namespace: NamespaceNumber,
+    /// Its name, for traces.
+    pub namespace_name: String,
+    /// Where to start.
+    pub start: StartPosition,
+    /// The channels.
+    pub filter: ChannelFilter,
+    /// Origins to leave out.
+    pub excluded: BTreeSet<NodeNumber>,
+    /// Where to stop.
+    pub until: Until,
+}
+
+/// Where a follower stops.
+#[derive(Clone, Debug)]
+pub enum Until {
+    /// Never.
+    Forever,
+    /// At what is durable when it starts.
+    Now,
+    /// When this coverage is reached.
+    Cursor(Cursor),
+}
+
+/// What a feed reads from.
+#[derive(Clone)]
+pub struct FeedSources {
+    /// Durable marks and the newest messages.
+    pub durable: Arc<DurableState>,
+    /// The disk.
+    pub storage: Storage,
+    /// The namespace's channels.
+    pub directory: NamespaceDirectory,
+    /// Who was heard when.
+    pub news: Arc<OriginNewsBoard>,
+    /// What is counted.
+    pub metrics: NodeMetrics,
+    /// The node's name.
+    pub node: String,
+    /// Set when the node drains.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Why a feed ended early.
+enum FeedEnd {
+    /// The reader is gone.
+    ReaderGone,
+    /// The node drains.
+    Draining,
+    /// The reader is told this.
+    Failed(Status),
+}
+
+type Out = mpsc::Sender<Result<v1::FollowResponse, Status>>;
+
+/// Runs a feed until its end.
+pub async fn run_feed(sources: FeedSources, request: FeedRequest, out: Out) {
+    let end = match Feed::open(sources, request, out.clone()).await {
+        Ok(mut feed) => feed.run().await,
+        Err(end) => Err(end),
+    };
+    // Where the reader is gone, nobody is there to be told.
+    let _ = match end {
+        Ok(()) | Err(FeedEnd::ReaderGone) => Ok(()),
+        Err(FeedEnd::Draining) => {
+            out.send(Ok(response(Body::Draining(v1::FollowDraining {})))).await
+        }
+        Err(FeedEnd::Failed(status)) => out.send(Err(status)).await,
+    };
+}
+
+struct Feed {
+    sources: FeedSources,
+    request: FeedRequest,
+    out: Out,
+    /// What the reader has been shown, or does not want.
+    cursor: Cursor,
+    /// Where it started: channels that stand apart are compared with it.
+    start: Cursor,
+    rows: Arc<Rows>,
+    /// How far each log has been gone through.
+    passed: BTreeMap<LogName, MessageNumber>,
+    told_rows: BTreeSet<LogName>,
+    batch: Batch,
+    /// Of `Until::Now`: how far each log goes.
+    limits: Option<BTreeMap<LogName, MessageNumber>>,
+}
+
+impl Feed {
+    async fn open(sources: FeedSources, request: FeedRequest, out: Out) -> Result<Self, FeedEnd> {
+        let snapshot = sources.durable.snapshot(request.namespace);
+        let start = resolve_start(
+            &sources.storage,
+            request.namespace,
+            &request.start,
+            &snapshot,
+            &request.filter,
+            &sources.directory,
+        )
+        .await
+        .map_err(|error| FeedEnd::Failed(storage_status(&error)))?;
+        let limits = matches!(request.until, Until::Now).then(|| snapshot.marks.clone());
+        let mut feed = Self {
+            cursor: start.clone(),
+            start,
+            rows: snapshot.rows.clone(),
+            passed: BTreeMap::new(),
+            told_rows: BTreeSet::new(),
+            batch: Batch::default(),
+            limits,
+            sources,
+            request,
+            out,
+        };
+        feed.tell_opened().await?;
+        Ok(feed)
+    }
+
+    async fn tell_opened(&mut self) -> Result<(), FeedEnd> {
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|row| row.log.namespace == self.request.namespace)
+            .cloned()
+            .collect();
+        self.told_rows.extend(rows.iter().map(|row| row.log));
+        let opened = v1::FollowOpened {
+            namespace: self.request.namespace.get(),
+            cursor: self.start.encode(),
+            rows: rows.into_iter().map(|row| row.into_wire()).collect(),
+            node: self.sources.node.clone(),
+        };
+        self.send(Body::Opened(opened)).await
+    }
+
+    async fn run(&mut self) -> Result<(), FeedEnd> {
+        loop {
+            let snapshot = self.sources.durable.snapshot(self.request.namespace);
+            let position = self.catch_up(snapshot).await?;
+            if self.is_finished() {
+                return self.finish().await;
+            }
+            if self.follow(position).await? {
+                return self.finish().await;
+            }
+        }
+    }
+
+    /// Reads from the disk what lies between the reader and a snapshot, and
+    /// returns where following goes on.
+    async fn catch_up(&mut self, snapshot: JournalSnapshot) -> Result<JournalPosition, FeedEnd> {
+        self.rows = snapshot.rows;
+        let mut ranges = Vec::with_capacity(snapshot.marks.len());
+        for (log, mark) in &snapshot.marks {
+            if !self.request.excluded.contains(&log.origin) {
+                let from = self.next_of(log);
+                let through = self.limit_of(log).map_or(*mark, |limit| limit.min(*mark));
+                ranges.push(LogRange { log: *log, from, through });
+            }
+        }
+        let mut reader = CatchUpReader::new(Arc::clone(&self.sources.storage), ranges);
+        loop {
+            let found =
+                reader.next().await.map_err(|error| FeedEnd::Failed(storage_status(&error)))?;
+            match found {
+                Some(Found::Message(name, bytes)) => {
+                    self.passed.insert(name.log, name.m_id);
+                    let directory = self.sources.directory.clone();
+                    directory.read(|directory| self.take(directory, &name, &bytes));
+                    self.flush_if_full().await?;
+                }
+                Some(Found::Missing(range)) => self.tell_missing(range).await?,
+                None => break,
+            }
+            if *self.sources.draining.borrow() {
+                self.flush().await?;
+                return Err(FeedEnd::Draining);
+            }
+        }
+        self.flush().await?;
+        Ok(snapshot.position)
+    }
+
+    /// Follows what becomes durable. `false` when the reader has fallen so far
+    /// behind that it has to read the disk again, `true` when it is finished.
+    async fn follow(&mut self, mut position: JournalPosition) -> Result<bool, FeedEnd> {
+        let mut changes = self.sources.durable.watch_applied();
+        let mut draining = self.sources.draining.clone();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            changes.mark_unchanged();
+            let namespace = self.request.namespace;
+            match self.sources.durable.read_journal(namespace, position, JOURNAL_READ_BYTES) {
+                JournalRead::Behind => return Ok(false),
+                JournalRead::Segments { segments, next } => {
+                    for segment in &segments {
+                        self.take_segment(segment);
+                        self.flush_if_full().await?;
+                    }
+                    position = next;
+                    self.flush().await?;
+                    if self.is_finished() {
+                        return Ok(true);
+                    }
+                    continue;
+                }
+                JournalRead::End => {}
+            }
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return Err(FeedEnd::Draining);
+                    }
+                }
+                _ = heartbeat.tick() => self.tell_heartbeat().await?,
+                () = until_set(&mut draining) => return Err(FeedEnd::Draining),
+                () = self.out.closed() => return Err(FeedEnd::ReaderGone),
+            }
+        }
+    }
+
+    fn take_segment(&mut self, segment: &Segment) {
+        if self.request.excluded.contains(&segment.log.origin) {
+            return;
+        }
+        if !self.rows.contains(&segment.log) {
+            self.rows = self.sources.durable.rows();
+        }
+        let next = self.next_of(&segment.log);
+        let limit = self.limit_of(&segment.log).unwrap_or(segment.last.m_id);
+        let first = next.max(segment.first);
+        let last = limit.min(segment.last.m_id);
+        if last < first {
+            return;
+        }
+        self.passed.insert(segment.log, last);
+        let count = last.next().since(first) as usize;
+        let directory = self.sources.directory.clone();
+        directory.read(|directory| {
+            let mut m_id = first;
+            for bytes in segment.sends_from(first).iter().take(count) {
+                self.take(directory, &MessageName { log: segment.log, m_id }, bytes);
+                m_id = m_id.next();
+            }
+        });
+    }
+
+    /// The next message of a log to look at.
+    fn next_of(&mut self, log: &LogName) -> MessageNumber {
+        let passed = match self.passed.get(log) {
+            Some(passed) => *passed,
+            None => {
+                let passed = self.start_of(log);
+                self.passed.insert(*log, passed);
+                passed
+            }
+        };
+        let first = self.rows.first_m_id(log).unwrap_or(MessageNumber::new(1));
+        passed.next().max(first)
+    }
+
+    /// How far the start covers a log, for the channel that is the furthest back.
+    fn start_of(&self, log: &LogName) -> MessageNumber {
+        let apart = self
+            .start
+            .overridden_channels()
+            .filter(|channel| self.request.filter.matches(channel.as_str()))
+            .map(|channel| self.start.channel_position_of(channel, log, &self.rows));
+        apart.chain([self.start.position_of(log, &self.rows)]).min().unwrap_or_default()
+    }
+
+    fn limit_of(&self, log: &LogName) -> Option<MessageNumber> {
+        match &self.request.until {
+            Until::Forever => None,
+            Until::Now => {
+                let limits = self.limits.as_ref();
+                Some(limits.and_then(|limits| limits.get(log)).copied().unwrap_or_default())
+            }
+            Until::Cursor(until) => Some(until.position_of(log, &self.rows)),
+        }
+    }
+
+    /// Goes over one message: shows it if the reader asked for it.
+    fn take(&mut self, directory: &Directory, name: &MessageName, bytes: &Bytes) {
+        let head = MessageHead::decode(bytes);
+        let shown = head.as_ref().is_ok_and(|head| self.is_asked_for(name, head));
+        match head {
+            Ok(head) if shown && head.kind == MessageKind::Publication => {
+                if directory.deliverable(head.channel, head.epoch) {
+                    trace_delivery(&self.request.namespace_name, name, bytes);
+                    self.batch.show(name, bytes);
+                    return;
+                }
+            }
+            Ok(head) if shown && head.kind == MessageKind::ChannelOperation => {
+                self.batch.pass(name);
+                self.batch.events(event_of(directory, &head, bytes));
+                return;
+            }
+            _ => {}
+        }
+        self.batch.pass(name);
+    }
+
+    fn is_asked_for(&self, name: &MessageName, head: &MessageHead<'_>) -> bool {
+        if !self.request.filter.matches(head.channel) {
+            return false;
+        }
+        if !self.start.has_overrides() {
+            return true;
+        }
+        // Channels that stand apart were read from the furthest back of them all.
+        ChannelName::parse(head.channel)
+            .is_ok_and(|channel| !self.start.channel_covers(&channel, name, &self.rows))
+    }
+
+    fn is_finished(&self) -> bool {
+        match &self.request.until {
+            Until::Forever => false,
+            Until::Now => true,
+            Until::Cursor(until) => until.le(&self.cursor, &self.rows),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), FeedEnd> {
+        let cursor = self.cursor.encode();
+        self.send(Body::Finished(v1::FollowFinished { cursor })).await
+    }
+
+    async fn tell_missing(&mut self, range: LogRange) -> Result<(), FeedEnd> {
+        self.flush().await?;
+        let gap = v1::DeliveryGap {
+            reason: v1::GapReason::Trimmed.into(),
+            log: Some(range.log.into_wire()),
+            from: range.from.get(),
+            through: range.through.get(),
+        };
+        self.send(Body::Gap(gap)).await?;
+        self.passed.insert(range.log, range.through);
+        self.batch.pass(&MessageName { log: range.log, m_id: range.through });
+        Ok(())
+    }
+
+    async fn tell_heartbeat(&mut self) -> Result<(), FeedEnd> {
+        let origins = self.sources.news.freshness(self.request.namespace);
+        self.send(Body::Heartbeat(v1::FollowHeartbeat { origins, caught_up: true })).await
+    }
+
+    async fn flush_if_full(&mut self) -> Result<(), FeedEnd> {
+        if self.batch.is_full() { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), FeedEnd> {
+        for part in std::mem::take(&mut self.batch).parts {
+            match part {
+                Part::Runs(runs) => {
+                    let batch = self.wire_batch(runs);
+                    self.send(Body::Batch(batch)).await?;
+                }
+                Part::Event(event) => self.send(Body::ChannelEvent(event)).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn wire_batch(&mut self, runs: Vec<Run>) -> v1::FollowBatch {
+        let mut wire = Vec::with_capacity(runs.len());
+        let mut shown = 0;
+        for run in runs {
+            let row = if self.told_rows.insert(run.log) { self.rows.get(&run.log) } else { None };
+            let name = MessageName { log: run.log, m_id: run.through };
+            self.cursor.advance(name, &self.rows);
+            shown += run.sends.len();
+            wire.push(v1::FollowRun {
+                log: Some(run.log.into_wire()),
+                row: row.map(|row| row.clone().into_wire()),
+                through: run.through.get(),
+                sends: run.sends,
+            });
+        }
+        self.sources.metrics.delivered.add(shown as u64);
+        v1::FollowBatch { runs: wire }
+    }
+
+    async fn send(&mut self, body: Body) -> Result<(), FeedEnd> {
+        self.out.send(Ok(response(body))).await.map_err(|_| FeedEnd::ReaderGone)
+    }
+}
+
+fn response(body: Body) -> v1::FollowResponse {
+    v1::FollowResponse { body: Some(body) }
+}
+
+/// What to tell of a channel operation: only what still holds, so that a reader
+/// of history is not told of the past of a name.
+fn event_of(
+    directory: &Directory,
+    head: &MessageHead<'_>,
+    bytes: &Bytes,
+) -> Option<v1::ChannelEvent> {
+    let operation = ChannelOperation::decode(&bytes.slice_ref(head.payload)).ok()?;
+    let kind = match operation.action {
+        ChannelAction::Create => v1::ChannelEventKind::Created,
+        ChannelAction::Update => v1::ChannelEventKind::Updated,
+        ChannelAction::Delete => v1::ChannelEventKind::Deleted,
+    };
+    let is_past = directory.get(head.channel).is_some_and(|held| {
+        let ended = held.is_deleted() && operation.action != ChannelAction::Delete;
+        held.epoch() > head.epoch || (held.epoch() == head.epoch && ended)
+    });
+    (!is_past).then(|| v1::ChannelEvent {
+        channel: head.channel.to_owned(),
+        epoch: head.epoch.get(),
+        kind: kind.into(),
+    })
+}
+
+/// What is about to be sent, in order.
+#[derive(Debug, Default)]
+struct Batch {
+    parts: Vec<Part>,
+    bytes: usize,
+    messages: usize,
+    passed: usize,
+}
+
+#[derive(Debug)]
+enum Part {
+    Runs(Vec<Run>),
+    Event(v1::ChannelEvent),
+}
+
+#[derive(Debug)]
+struct Run {
+    log: LogName,
+    through: MessageNumber,
+    sends: Vec<Bytes>,
+}
+
+impl Batch {
+    fn show(&mut self, name: &MessageName, bytes: &Bytes) {
+        self.bytes += bytes.len();
+        self.messages += 1;
+        self.run(name).sends.push(bytes.clone());
+    }
+
+    fn pass(&mut self, name: &MessageName) {
+        self.passed += 1;
+        self.run(name);
+    }
+
+    fn events(&mut self, event: Option<v1::ChannelEvent>) {
+        self.messages += usize::from(event.is_some());
+        self.parts.extend(event.map(Part::Event));
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.messages >= BATCH_MESSAGES || self.passed >= BATCH_PASSED
+    }
+
+    /// The run that a message belongs to, moved up to it.
+    fn run(&mut self, name: &MessageName) -> &mut Run {
+        if !matches!(self.parts.last(), Some(Part::Runs(_))) {
+            self.parts.push(Part::Runs(Vec::new()));
+        }
+        let Some(Part::Runs(runs)) = self.parts.last_mut() else {
+            unreachable!("the last part holds runs")
+        };
+        if runs.last().is_none_or(|run| run.log != name.log) {
+            runs.push(Run { log: name.log, through: name.m_id, sends: Vec::new() });
+        }
+        let run = runs.last_mut().expect("a run was just there");
+        run.through = name.m_id;
+        run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_core::identity::{Incarnation, PathName, ShardNumber};
+
+    use super::*;
+
+    fn name(origin: u32, m_id: u64) -> MessageName {
+        let path = PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(origin),
+        };
+        let log = path.log(Incarnation::new(1).expect("not zero"));
+        MessageName { log, m_id: MessageNumber::new(m_id) }
+    }
+
+    #[test]
+    fn runs_keep_the_order_and_events_their_place() {
+        let mut batch = Batch::default();
+        batch.show(&name(1, 1), &Bytes::from_static(b"a"));
+        batch.pass(&name(1, 2));
+        batch.show(&name(2, 1), &Bytes::from_static(b"b"));
+        batch.show(&name(1, 3), &Bytes::from_static(b"c"));
+        batch.events(Some(v1::ChannelEvent::default()));
+        batch.pass(&name(1, 4));
+        let shape: Vec<String> = batch
+            .parts
+            .iter()
+            .map(|part| match part {
+                Part::Event(_) => "event".to_owned(),
+                Part::Runs(runs) => runs
+                    .iter()
+                    .map(|run| format!("{}:{}/{}", run.log.origin, run.through, run.sends.len()))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            })
+            .collect();
+        assert_eq!(shape, ["1:2/1 2:1/1 1:3/1", "event", "1:4/0"]);
+    }
+}

@@ -1,0 +1,34 @@
+//! Spans for what happens to a message after its publication: they join the
+//! trace that the message carries, also after a restart and in other regions.
+
+use bytes::Bytes;
+use interlock_core::identity::MessageName;
+use interlock_core::message::{Message, MessageKind};
+use interlock_rpc::trace;
+use interlock_telemetry::spans;
+
+/// Makes a `process {channel}` span for a received message that is sampled:
+/// it is durable at this member now.
+pub fn trace_received(namespace: &str, name: &MessageName, bytes: &Bytes) {
+    trace_message(namespace, name, bytes, "received");
+}
+
+/// Makes a span for a sampled message that is handed to a follower.
+pub fn trace_delivery(namespace: &str, name: &MessageName, bytes: &Bytes) {
+    trace_message(namespace, name, bytes, "delivered");
+}
+
+fn trace_message(namespace: &str, name: &MessageName, bytes: &Bytes, step: &'static str) {
+    // Without an exporter, as mostly, nothing is decoded.
+    if !spans::exporting() {
+        return;
+    }
+    let Ok(message) = Message::decode(bytes) else { return };
+    let Some(context) = message.trace.filter(trace::is_sampled) else { return };
+    if message.kind != MessageKind::Publication {
+        return;
+    }
+    let span = spans::process(namespace, message.channel.as_str(), name);
+    trace::set_parent(&span, &context);
+    span.in_scope(|| tracing::debug!(target: "interlock_telemetry::messages", step, "message"));
+}

@@ -1,0 +1,128 @@
+//! Makes appended batches durable: one plain thread that syncs, while the log
+//! writer goes on appending.
+//!
+//! After each sync, in this order and here only: the durable marks move, then
+//! links, feeds and waiters are woken and answers are released. Persist, then
+//! send.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use interlock_core::identity::{LogName, Mark, MessageName};
+use interlock_storage::{StorageError, Ticket};
+
+use crate::durable_state::DurableState;
+use crate::failure::{FailureWatch, NodeFailure};
+use crate::log_writer::{AppendedBatch, DurableMarks};
+use crate::metrics::NodeMetrics;
+use crate::projector::ProjectorWork;
+use crate::stored_messages::Storage;
+use crate::tail_cache::{Segment, segments_of};
+use crate::work_queue::WorkQueue;
+use crate::writer_commands::{LogWriter, WriterCommand};
+
+/// What the syncer is made of.
+pub struct LogSyncer {
+    /// Where batches come from.
+    pub queue: Arc<WorkQueue<AppendedBatch>>,
+    /// What to sync.
+    pub storage: Storage,
+    /// What moves when it is synced.
+    pub durable: Arc<DurableState>,
+    /// Where the writer learns of it.
+    pub durable_marks: Arc<DurableMarks>,
+    /// The writer, to be woken if it waits for marks.
+    pub writer: LogWriter,
+    /// What comes after.
+    pub projector: Arc<WorkQueue<ProjectorWork>>,
+    /// What is counted.
+    pub metrics: NodeMetrics,
+    /// Where a failed sync is reported.
+    pub failure: FailureWatch,
+}
+
+impl LogSyncer {
+    /// Starts the thread. It runs until its queue is closed, and then closes the
+    /// projector's.
+    pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
+        thread::Builder::new().name("log-syncer".to_owned()).spawn(move || {
+            let guard = self.failure.guard("the log syncer");
+            if let Err(error) = self.run() {
+                self.failure.report(NodeFailure::Storage(error.to_string()));
+                // Whoever waits for an answer learns that there is none.
+                self.queue.abort();
+                self.writer.queue().abort();
+            }
+            self.projector.close();
+            drop(guard);
+        })
+    }
+
+    fn run(&self) -> Result<(), StorageError> {
+        let mut synced = Ticket::ZERO;
+        let mut batches: Vec<AppendedBatch> = Vec::new();
+        while self.queue.take(&mut batches, |_| true) {
+            let appended = batches.last().map_or(Ticket::ZERO, |batch| batch.ticket);
+            if appended > synced {
+                let started = Instant::now();
+                synced = self.storage.sync()?;
+                self.metrics.sync_seconds.observe_duration(started.elapsed());
+                self.metrics.sync_batches.observe(batches.len() as f64);
+            }
+            self.publish(std::mem::take(&mut batches));
+        }
+        Ok(())
+    }
+
+    /// What these batches hold is durable: says so.
+    fn publish(&self, batches: Vec<AppendedBatch>) {
+        let mut answers = Vec::new();
+        let mut permits = Vec::new();
+        let mut segments: Vec<Arc<Segment>> = Vec::new();
+        let mut holes: Vec<(LogName, Mark)> = Vec::new();
+        for batch in batches {
+            for (row, log, mark) in batch.holes {
+                self.durable.cross_hole(row, &log, mark);
+                holes.push((log, mark));
+                // The projector ends after this thread.
+                let name = MessageName { log, m_id: mark.m_id };
+                let _ = self.projector.push(ProjectorWork::Hole(name));
+            }
+            let made = segments_of(
+                &batch.entries,
+                |log| batch.accepted_at.get(log).copied().unwrap_or(batch.arrived_at),
+                |log| self.durable.mark_of(log).unwrap_or_default(),
+            );
+            self.durable.advance(&made);
+            segments.extend(made);
+            answers.extend(batch.answers);
+            permits.extend(batch.permits);
+        }
+
+        if !segments.is_empty() || !holes.is_empty() {
+            self.durable.wake_durable();
+        }
+        for answer in answers {
+            answer.release();
+        }
+
+        self.count(&segments);
+        let marks = segments.iter().map(|segment| (segment.log, segment.last)).chain(holes);
+        if self.durable_marks.add(marks) {
+            // A writer that is ending waits for nothing.
+            let _ = self.writer.tell(WriterCommand::Wake);
+        }
+        let _ = self.projector.push(ProjectorWork::Durable { segments, permits });
+    }
+
+    fn count(&self, segments: &[Arc<Segment>]) {
+        let (mut bytes, mut messages) = (0, 0);
+        for segment in segments {
+            messages += segment.sends.len() as u64;
+            bytes += segment.sends.iter().map(|send| send.len() as u64).sum::<u64>();
+        }
+        self.metrics.durable_bytes.add(bytes);
+        self.metrics.durable_messages.add(messages);
+    }
+}

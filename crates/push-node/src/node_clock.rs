@@ -1,0 +1,42 @@
+//! The clocks of the process, read here and told to the core.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use interlock_core::clock::{Moment, WallTime};
+
+/// Monotonic time since the node's start, and wall time. Cheap to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeClock {
+    started: Instant,
+}
+
+impl NodeClock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    /// Monotonic time since the start.
+    pub fn moment(&self) -> Moment {
+        Moment::new(self.started.elapsed())
+    }
+
+    /// The instant of a moment, to sleep until.
+    pub fn instant(&self, moment: Moment) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.started + moment.since_start())
+    }
+
+    /// Sleeps until a moment; for ever without one.
+    pub async fn sleep_until(&self, moment: Option<Moment>) {
+        match moment {
+            Some(moment) => tokio::time::sleep_until(self.instant(moment)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Milliseconds since the Unix epoch; 0 for a clock set before it.
+    pub fn wall(&self) -> WallTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        WallTime::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}

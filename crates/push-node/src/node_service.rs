@@ -1,0 +1,74 @@
+//! `NodeService`: the node for its operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use interlock_rpc::convert::identity::namespace_name;
+use interlock_rpc::services::node::Service;
+use interlock_rpc::status::{Reason, refusal};
+use interlock_rpc::v1;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::context::NodeContext;
+use crate::drain::until_drained;
+use crate::refusals::ending_status;
+use crate::status::{node_status, verify};
+
+/// Serves operators.
+#[derive(Clone)]
+pub struct NodeServer {
+    context: Arc<NodeContext>,
+}
+
+impl NodeServer {
+    /// Serves this node's operator.
+    pub fn new(context: Arc<NodeContext>) -> Self {
+        Self { context }
+    }
+}
+
+#[tonic::async_trait]
+impl Service for NodeServer {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let brief = request.into_inner().brief;
+        let status = node_status(&self.context, brief).await.map_err(|_| ending_status())?;
+        Ok(Response::new(status))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<v1::DrainRequest>,
+    ) -> Result<Response<v1::DrainResponse>, Status> {
+        let wait = match request.into_inner().deadline_milliseconds {
+            0 => self.context.config.limits.drain(),
+            milliseconds => Duration::from_millis(milliseconds),
+        };
+        self.context.begin_drain();
+        let queue_messages = until_drained(&self.context, Instant::now() + wait).await;
+        Ok(Response::new(v1::DrainResponse { queue_messages }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<v1::VerifyResponse>, Status> {
+        let name = request.into_inner().namespace;
+        let namespace = match name.as_str() {
+            "" => None,
+            name => {
+                let name = namespace_name(name, "namespace")?;
+                let found = self.context.topology.namespace(&name);
+                let text = format!("no namespace {name}");
+                let (_, namespace) =
+                    found.ok_or_else(|| refusal(Reason::UnknownNamespace, text))?;
+                Some(namespace.number)
+            }
+        };
+        let verified = verify(&self.context, namespace).await.map_err(|_| ending_status())?;
+        Ok(Response::new(verified))
+    }
+}

@@ -1,0 +1,532 @@
+//! One task per peer: calls it, serves it the logs it wants, and sends again
+//! until they are acknowledged, however long that takes (METHOD M6 to M9, M11).
+//! The decisions are the core's `PeerSender`'s; this carries them out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use interlock_core::clock::Moment;
+use interlock_core::identity::{ChainHash, LogName, Mark, MessageNumber};
+use interlock_core::limits::MAX_FRAME_BYTES;
+use interlock_core::replication::frames::{
+    Frame, Heartbeat, Hello, LogOffer, NamespaceDigest, PROTOCOL_VERSION, ReceiverFrame,
+    SenderFrame,
+};
+use interlock_core::replication::peer_sender::{
+    PeerSender, SenderAction, SenderConfig, SenderDisconnect,
+};
+use interlock_core::topology::{Node, Topology};
+use interlock_rpc::channel::{Backoff, EndpointConfig};
+use interlock_rpc::convert::{IntoCore as _, IntoWire as _};
+use interlock_rpc::{services, v1};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::alarms::AlarmKind;
+use crate::context::{FEATURE_LEVEL, NodeContext};
+use crate::durable_state::DurableLog;
+use crate::link_status::{LinkState, LinkStatus};
+use crate::replication_hub::{RelayedFact, StreamNumber};
+use crate::stored_messages::{on_disk, read_stored};
+use crate::tail_cache::MESSAGE_WINDOW_BYTES;
+use crate::tasks::{send_first, until_set};
+use crate::writer_commands::WriterCommand;
+
+/// Frames that wait for the connection; each is at most about 1 MiB.
+const FRAMES_AHEAD: usize = 4;
+/// While a stream is established, status is kept this fresh.
+const STATUS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Why a stream ended.
+#[derive(Debug, Error)]
+enum LinkEnd {
+    /// The node ends, or the peer is no longer one.
+    #[error("the link was closed")]
+    Stopped,
+    /// The peer cannot be reached, or broke off.
+    #[error("{0}")]
+    Transport(Box<tonic::Status>),
+    /// The address is none.
+    #[error("{0}")]
+    Address(#[from] interlock_rpc::channel::ChannelError),
+    /// The peer sent what is no frame.
+    #[error("the peer sent a frame that cannot be read: {0}")]
+    Unreadable(interlock_rpc::convert::InvalidField),
+    /// The core gave the stream up.
+    #[error("{0}")]
+    GivenUp(#[from] SenderDisconnect),
+    /// What this node is ready for has changed: the peer is told anew.
+    #[error("this node introduces itself anew")]
+    Reintroduce,
+    /// The node is ending.
+    #[error(transparent)]
+    Ending(#[from] crate::work_queue::QueueClosed),
+    /// The disk cannot be read.
+    #[error(transparent)]
+    Storage(#[from] interlock_storage::StorageError),
+}
+
+impl From<tonic::Status> for LinkEnd {
+    fn from(status: tonic::Status) -> Self {
+        Self::Transport(Box::new(status))
+    }
+}
+
+/// Keeps a stream to a peer, until it is told to stop.
+pub async fn run_outbound_link(
+    context: Arc<NodeContext>,
+    peer: Node,
+    status: Arc<LinkStatus>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut backoff = Backoff::reconnect(context.random_seed());
+    loop {
+        status.set(LinkState::Connecting, "");
+        let ended = tokio::select! {
+            ended = connect_and_serve(&context, &peer, &status, &mut backoff) => ended,
+            () = until_set(&mut stop) => LinkEnd::Stopped,
+        };
+        match &ended {
+            LinkEnd::Stopped | LinkEnd::Ending(_) => return,
+            LinkEnd::Reintroduce => {
+                backoff.reset();
+                continue;
+            }
+            LinkEnd::GivenUp(
+                reason @ (SenderDisconnect::ProtocolVersion { .. }
+                | SenderDisconnect::OtherNode { .. }),
+            ) => {
+                let now = context.clock.wall();
+                let detail = reason.to_string();
+                context.alarms.raise(now, AlarmKind::PeerRefused, peer.name.as_str(), &detail);
+                status.set(LinkState::Refused, &detail);
+            }
+            other => status.set(LinkState::Unreachable, &other.to_string()),
+        }
+        let delay = backoff.next_delay();
+        tracing::debug!(peer = %peer.name, error = %ended, ?delay, "replication to the peer ended");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = until_set(&mut stop) => return,
+        }
+    }
+}
+
+async fn connect_and_serve(
+    context: &Arc<NodeContext>,
+    peer: &Node,
+    status: &Arc<LinkStatus>,
+    backoff: &mut Backoff,
+) -> LinkEnd {
+    match Link::connect(context, peer, status).await {
+        Ok(mut link) => {
+            let ended = link.serve(backoff).await;
+            context.hub.outbound_disconnected(peer.number, link.stream);
+            ended.err().unwrap_or(LinkEnd::Stopped)
+        }
+        Err(end) => end,
+    }
+}
+
+/// One established stream.
+struct Link {
+    context: Arc<NodeContext>,
+    peer: Node,
+    status: Arc<LinkStatus>,
+    sender: PeerSender,
+    outgoing: mpsc::Sender<v1::ReplicateRequest>,
+    /// Frames that found no room; nothing more is made meanwhile.
+    waiting: VecDeque<v1::ReplicateRequest>,
+    incoming: Streaming<v1::ReplicateResponse>,
+    stream: StreamNumber,
+    facts: mpsc::UnboundedReceiver<RelayedFact>,
+    /// How far each log has been offered.
+    offered: BTreeMap<LogName, MessageNumber>,
+    counted_retransmissions: u64,
+}
+
+impl Link {
+    async fn connect(
+        context: &Arc<NodeContext>,
+        peer: &Node,
+        status: &Arc<LinkStatus>,
+    ) -> Result<Self, LinkEnd> {
+        let hello = greeting(context, peer).await?;
+        let channel = EndpointConfig::bulk(peer.replication_address.clone())
+            .tls(context.config.peer_tls.clone())
+            .user("push-node")
+            .connect_lazy()?;
+        let (outgoing, requests) = mpsc::channel(FRAMES_AHEAD);
+        let mut client = services::replication::client(channel);
+        let incoming = client.replicate(ReceiverStream::new(requests)).await?.into_inner();
+        let (stream, facts) = context.hub.outbound_connected(peer.number);
+        let config = SenderConfig { peer: peer.number, jitter_seed: context.random_seed() };
+        status.set(LinkState::Probing, "");
+        Ok(Self {
+            sender: PeerSender::new(context.clock.moment(), config, hello),
+            context: Arc::clone(context),
+            peer: peer.clone(),
+            status: Arc::clone(status),
+            outgoing,
+            waiting: VecDeque::new(),
+            incoming,
+            stream,
+            facts,
+            offered: BTreeMap::new(),
+            counted_retransmissions: 0,
+        })
+    }
+
+    /// Drives the stream until it ends.
+    async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), LinkEnd> {
+        let context = Arc::clone(&self.context);
+        let mut durable = context.durable.watch_durable();
+        let mut topology = context.topology.watch();
+        let mut ready = context.readiness.watch();
+        ready.mark_unchanged();
+        let mut status_tick = tokio::time::interval(STATUS_INTERVAL);
+        topology.mark_changed();
+        durable.mark_changed();
+        loop {
+            while self.waiting.is_empty() {
+                let Some(action) = self.sender.poll_action() else { break };
+                self.carry_out(action, backoff).await?;
+            }
+            let is_waiting = !self.waiting.is_empty();
+            let timeout = context.clock.sleep_until(self.sender.poll_timeout());
+            tokio::select! {
+                sent = send_first(&self.outgoing, &mut self.waiting), if is_waiting => {
+                    if !sent {
+                        return Err(closed_by_peer());
+                    }
+                }
+                frame = self.incoming.message() => match frame? {
+                    Some(frame) => self.handle_frame(frame)?,
+                    None => return Err(closed_by_peer()),
+                },
+                changed = durable.changed() => match changed {
+                    Ok(()) => self.offer_advanced(),
+                    Err(_) => return Err(LinkEnd::Stopped),
+                },
+                changed = topology.changed() => match changed {
+                    Ok(()) => {
+                        let newest = topology.borrow_and_update().clone();
+                        self.take_topology(newest);
+                    }
+                    Err(_) => return Err(LinkEnd::Stopped),
+                },
+                changed = ready.changed() => match changed {
+                    Ok(()) => return Err(LinkEnd::Reintroduce),
+                    Err(_) => return Err(LinkEnd::Stopped),
+                },
+                fact = self.facts.recv() => match fact {
+                    Some(RelayedFact { fact, awaited }) => {
+                        if let Some(fact) = self.fact_for_peer(fact) {
+                            self.sender.handle_fact(self.now(), fact, awaited);
+                        }
+                    }
+                    // A newer stream to this peer has taken over.
+                    None => return Err(LinkEnd::Stopped),
+                },
+                () = timeout => self.sender.handle_timeout(self.now()),
+                _ = status_tick.tick() => self.report_status(),
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.context.clock.moment()
+    }
+
+    fn handle_frame(&mut self, frame: v1::ReplicateResponse) -> Result<(), LinkEnd> {
+        self.context.news.heard(self.peer.number);
+        let frame: ReceiverFrame = frame.into_core().map_err(LinkEnd::Unreadable)?;
+        self.sender.handle_frame(self.now(), frame);
+        Ok(())
+    }
+
+    async fn carry_out(
+        &mut self,
+        action: SenderAction,
+        backoff: &mut Backoff,
+    ) -> Result<(), LinkEnd> {
+        match action {
+            SenderAction::Transmit(frame) => self.transmit(frame)?,
+            SenderAction::TransmitHeartbeat => {
+                let wall_clock = self.context.clock.wall();
+                self.transmit(SenderFrame::Heartbeat(Heartbeat { wall_clock }))?;
+            }
+            SenderAction::ReadAndSend {
+                log,
+                from,
+                previous_hash,
+                through,
+                max_bytes,
+                max_messages,
+                retransmission,
+            } => {
+                let wish = Wish { log, from, previous_hash, through, max_bytes, max_messages };
+                self.read_and_send(wish).await?;
+                self.count_frame(retransmission);
+            }
+            SenderAction::PeerWelcomed(welcome) => {
+                backoff.reset();
+                self.status.set(LinkState::Replicating, "");
+                self.context.alarms.clear(AlarmKind::PeerRefused, self.peer.name.as_str());
+                self.context.news.introduced(welcome.member.opening);
+                self.context.check_peer_clock(&self.peer.name, welcome.wall_clock);
+                self.context.hub.record(&welcome.fact(), true);
+                let marks = welcome.marks;
+                self.context.writer.tell(WriterCommand::Examine(self.peer.number, marks))?;
+            }
+            SenderAction::PeerClock(wall) => self.context.check_peer_clock(&self.peer.name, wall),
+            SenderAction::Acknowledged(fact) => self.context.hub.record(&fact, false),
+            SenderAction::Refused(refused) => {
+                tracing::info!(
+                    peer = %self.peer.name,
+                    log = %refused.log,
+                    version = %refused.version,
+                    "the peer is no member"
+                );
+            }
+            SenderAction::TopologyReceived(topology) => {
+                self.context.offer_topology(topology, self.peer.name.as_str()).await;
+            }
+            SenderAction::LogStopped { log, expected, reason, detail } => {
+                let detail = format!(
+                    "{} expects {expected} and refuses: {reason:?}: {detail}",
+                    self.peer.name
+                );
+                let now = self.context.clock.wall();
+                self.context.alarms.raise(
+                    now,
+                    AlarmKind::ContentConflict,
+                    &log.to_string(),
+                    &detail,
+                );
+            }
+            SenderAction::Disconnect { reason } => return Err(reason.into()),
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self, frame: SenderFrame) -> Result<(), LinkEnd> {
+        let frame = frame.into_wire();
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(frame);
+            return Ok(());
+        }
+        match self.outgoing.try_send(frame) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(frame)) => {
+                self.waiting.push_back(frame);
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(closed_by_peer()),
+        }
+    }
+
+    /// Reads a frame from memory, or for a peer that is late from the disk, and
+    /// puts it on the stream.
+    async fn read_and_send(&mut self, wish: Wish) -> Result<(), LinkEnd> {
+        let frame = match self.read_memory(&wish) {
+            Some(read) => Some(read),
+            None => self.read_disk(&wish).await?,
+        };
+        let Some((frame, through)) = frame else {
+            self.sender.handle_nothing_sent(self.now(), &wish.log);
+            return Ok(());
+        };
+        let (first, window_bytes) = (frame.first_m_id, frame.window_bytes());
+        self.transmit(SenderFrame::Frame(frame))?;
+        self.sender.handle_frame_sent(self.now(), &wish.log, first, through, window_bytes);
+        Ok(())
+    }
+
+    fn read_memory(&self, wish: &Wish) -> Option<(Frame, Mark)> {
+        let Wish { log, from, max_bytes, max_messages, .. } = *wish;
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(MAX_FRAME_BYTES);
+        let read = self.context.durable.read_tail(&log, from, max_bytes, max_messages)?;
+        let age = self.context.clock.wall().milliseconds_since(read.accepted_at);
+        let frame = Frame {
+            log,
+            first_m_id: from,
+            previous_hash: read.previous,
+            age_milliseconds: age,
+            sends: read.sends,
+        };
+        Some((frame, read.last))
+    }
+
+    async fn read_disk(&self, wish: &Wish) -> Result<Option<(Frame, Mark)>, LinkEnd> {
+        let Wish { log, from, through, previous_hash, max_bytes, max_messages } = *wish;
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(MAX_FRAME_BYTES);
+        let storage = &self.context.storage;
+        let read = read_stored(storage, log, from, through, max_bytes).await?;
+        if read.first().is_none_or(|first| first.m_id != from) {
+            tracing::warn!(%log, %from, peer = %self.peer.name, "the log cannot be served from there");
+            return Ok(None);
+        }
+        let previous_hash = match previous_hash {
+            Some(hash) => hash,
+            None => match self.hash_before(log, from).await? {
+                Some(hash) => hash,
+                None => return Ok(None),
+            },
+        };
+        let mut window = 2 * MESSAGE_WINDOW_BYTES;
+        let mut sends = Vec::with_capacity(read.len().min(max_messages));
+        let mut last = Mark { m_id: from.previous(), hash: previous_hash };
+        for message in read.into_iter().take(max_messages) {
+            window += message.bytes.len() + MESSAGE_WINDOW_BYTES;
+            if window > max_bytes && !sends.is_empty() {
+                break;
+            }
+            last = Mark { m_id: message.m_id, hash: last.hash.then(&message.bytes) };
+            sends.push(message.bytes);
+        }
+        // What this node accepted itself is as old as its stamp says. Of others'
+        // messages the disk keeps no age: none is stated, so that nobody forgets
+        // them too early.
+        let age_milliseconds = if log.origin == self.context.me().node {
+            let stamp = sends.first().and_then(|send| {
+                interlock_core::message::MessageHead::decode(send).ok().map(|head| head.stamp)
+            });
+            stamp.map_or(0, |stamp| self.context.clock.wall().milliseconds_since(stamp.wall()))
+        } else {
+            0
+        };
+        let frame = Frame { log, first_m_id: from, previous_hash, age_milliseconds, sends };
+        Ok(Some((frame, last)))
+    }
+
+    async fn hash_before(
+        &self,
+        log: LogName,
+        from: MessageNumber,
+    ) -> Result<Option<ChainHash>, LinkEnd> {
+        let rows = self.context.durable.rows();
+        if rows.first_m_id(&log) == Some(from) {
+            return Ok(rows.start_hash(&log));
+        }
+        let before = from.previous();
+        let hash =
+            on_disk(&self.context.storage, move |storage| storage.chain_hash_at(&log, before));
+        Ok(hash.await?)
+    }
+
+    fn count_frame(&mut self, retransmission: bool) {
+        let peer = self.peer.name.to_string();
+        self.context.metrics.frames_sent.with([peer.clone()]).increment();
+        if retransmission {
+            self.context.metrics.retransmissions.with([peer]).increment();
+            self.counted_retransmissions += 1;
+        }
+    }
+
+    /// Tells the sender of logs that have moved, of those the peer may have.
+    fn offer_advanced(&mut self) {
+        let topology = self.context.topology.current();
+        let peer = self.peer.number;
+        let advanced = self
+            .context
+            .durable
+            .collect_advanced(&mut self.offered, |log| topology.is_member(peer, log.namespace));
+        let now = self.now();
+        for log in advanced {
+            self.sender.handle_log_advanced(now, offer_of(log));
+        }
+    }
+
+    /// Goes by a newer topology: what the peer may no longer have is withdrawn,
+    /// what it may have now is offered.
+    fn take_topology(&mut self, topology: Arc<Topology>) {
+        let (now, peer) = (self.now(), self.peer.number);
+        let withdrawn: Vec<LogName> = self
+            .offered
+            .keys()
+            .filter(|log| !topology.is_member(peer, log.namespace))
+            .copied()
+            .collect();
+        for log in withdrawn {
+            self.offered.remove(&log);
+            self.sender.handle_log_withdrawn(now, &log);
+        }
+        self.sender.handle_topology(now, topology);
+        self.offer_advanced();
+    }
+
+    /// A fact without the logs of namespaces that are none of the peer's.
+    fn fact_for_peer(
+        &self,
+        mut fact: interlock_core::replication::frames::Fact,
+    ) -> Option<interlock_core::replication::frames::Fact> {
+        let topology = self.context.topology.current();
+        fact.marks.retain(|(log, _)| topology.is_member(self.peer.number, log.namespace));
+        (!fact.marks.is_empty()).then_some(fact)
+    }
+
+    fn report_status(&self) {
+        self.status.report(self.sender.status());
+    }
+}
+
+/// What a frame should hold.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    log: LogName,
+    from: MessageNumber,
+    previous_hash: Option<ChainHash>,
+    through: MessageNumber,
+    max_bytes: u64,
+    max_messages: usize,
+}
+
+fn offer_of(log: DurableLog) -> LogOffer {
+    LogOffer { log: log.row.log, parents: log.row.parents, tip: log.durable, floor: log.floor }
+}
+
+/// Says who this node is and what it has, in the namespaces that both hold. Of
+/// those that it is not ready for it says nothing, so that nobody takes its
+/// state for whole.
+async fn greeting(
+    context: &NodeContext,
+    peer: &Node,
+) -> Result<Hello, crate::work_queue::QueueClosed> {
+    let topology = context.topology.current();
+    let shared: Vec<_> = topology
+        .namespaces_of(context.me().node)
+        .into_iter()
+        .filter(|namespace| topology.is_member(peer.number, *namespace))
+        .filter(|namespace| context.readiness.is_ready(*namespace))
+        .collect();
+    let tips = context
+        .writer
+        .look(move |admission| {
+            let digest = |namespace| (namespace, admission.logs().tips_digest(namespace));
+            shared.into_iter().map(digest).collect::<Vec<_>>()
+        })
+        .await?;
+    let namespaces = tips
+        .into_iter()
+        .map(|(namespace, tips)| NamespaceDigest {
+            namespace,
+            tips,
+            state: context.directories.namespace(namespace).read(|directory| directory.digest()),
+        })
+        .collect();
+    Ok(Hello {
+        protocol_version: PROTOCOL_VERSION,
+        member: context.member(),
+        topology_version: topology.version,
+        namespaces,
+        feature_level: FEATURE_LEVEL,
+        wall_clock: context.clock.wall(),
+    })
+}
+
+fn closed_by_peer() -> LinkEnd {
+    tonic::Status::unavailable("the peer closed the stream").into()
+}

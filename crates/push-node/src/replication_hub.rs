@@ -1,0 +1,322 @@
+//! What the links of a node share: who offers which log, who is asked for it,
+//! and who holds what (METHOD M6, M9). Links report here and are told here; they
+//! do not know of one another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use interlock_core::identity::{LogName, MemberOpening, MessageNumber, NodeNumber};
+use interlock_core::names::RegionName;
+use interlock_core::replication::acknowledgements::{Acknowledgements, QueuedLog, Recorded};
+use interlock_core::replication::frames::{Fact, LogOffer};
+use interlock_core::replication::log_sources::{LogSources, WantChange};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::durable_state::DurableState;
+use crate::node_clock::NodeClock;
+
+const LOCK: &str = "no holder of the replication hub's lock panics";
+
+/// What an inbound link is told.
+#[derive(Clone, Copy, Debug)]
+pub enum InboundCommand {
+    /// Ask the peer for a log.
+    Want(LogName, MessageNumber),
+    /// Ask it no longer.
+    Unwant(LogName),
+}
+
+/// What an outbound link is told: a fact to pass on.
+#[derive(Clone, Debug)]
+pub struct RelayedFact {
+    /// The fact.
+    pub fact: Fact,
+    /// Whether someone waits for it.
+    pub awaited: bool,
+}
+
+/// Tells the streams of one peer apart, the later ones above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamNumber(u64);
+
+#[derive(Debug)]
+struct Inbound {
+    stream: StreamNumber,
+    commands: mpsc::UnboundedSender<InboundCommand>,
+}
+
+#[derive(Debug)]
+struct Outbound {
+    stream: StreamNumber,
+    facts: mpsc::UnboundedSender<RelayedFact>,
+}
+
+#[derive(Debug)]
+struct State {
+    sources: LogSources,
+    acknowledgements: Acknowledgements,
+    inbound: BTreeMap<NodeNumber, Inbound>,
+    outbound: BTreeMap<NodeNumber, Outbound>,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct ReplicationHub {
+    me: MemberOpening,
+    clock: NodeClock,
+    state: Mutex<State>,
+    streams: AtomicU64,
+    waiters: AtomicUsize,
+    fact_changes: watch::Sender<u64>,
+    /// The moment to look at servers again may have changed.
+    sources_changed: Notify,
+}
+
+impl ReplicationHub {
+    /// Nobody is connected; `recovered` is what was last known of others.
+    pub fn new(
+        me: MemberOpening,
+        region: RegionName,
+        clock: NodeClock,
+        recovered: &[Fact],
+        held: impl IntoIterator<Item = (LogName, MessageNumber)>,
+    ) -> Self {
+        let mut sources = LogSources::new(me, region);
+        for (log, m_id) in held {
+            sources.mark_appended(clock.moment(), &log, m_id);
+        }
+        let others: Vec<Fact> =
+            recovered.iter().filter(|fact| fact.opening.node != me.node).cloned().collect();
+        let state = State {
+            sources,
+            acknowledgements: Acknowledgements::from_checkpoint(&others),
+            inbound: BTreeMap::new(),
+            outbound: BTreeMap::new(),
+        };
+        Self {
+            me,
+            clock,
+            state: Mutex::new(state),
+            streams: AtomicU64::new(0),
+            waiters: AtomicUsize::new(0),
+            fact_changes: watch::Sender::new(0),
+            sources_changed: Notify::new(),
+        }
+    }
+
+    // Inbound links.
+
+    /// A peer's stream to us is established; what it is told comes out of the
+    /// receiver. An older stream of the same peer is told nothing more.
+    pub fn inbound_connected(
+        &self,
+        peer: NodeNumber,
+        region: RegionName,
+    ) -> (StreamNumber, mpsc::UnboundedReceiver<InboundCommand>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let stream = self.next_stream();
+        let mut state = self.lock();
+        state.inbound.insert(peer, Inbound { stream, commands });
+        state.sources.peer_connected(self.clock.moment(), peer, region);
+        self.dispatch(&mut state);
+        self.sources_changed.notify_one();
+        (stream, receiver)
+    }
+
+    /// A peer's stream to us is over.
+    pub fn inbound_disconnected(&self, peer: NodeNumber, stream: StreamNumber) {
+        let mut state = self.lock();
+        if state.inbound.get(&peer).is_some_and(|inbound| inbound.stream == stream) {
+            state.inbound.remove(&peer);
+            state.sources.peer_disconnected(self.clock.moment(), peer);
+            self.dispatch(&mut state);
+            self.sources_changed.notify_one();
+        }
+    }
+
+    /// Whether a stream is the newest of its peer.
+    pub fn is_current_inbound(&self, peer: NodeNumber, stream: StreamNumber) -> bool {
+        self.lock().inbound.get(&peer).is_some_and(|inbound| inbound.stream == stream)
+    }
+
+    /// A peer can serve these logs.
+    pub fn offered(&self, peer: NodeNumber, stream: StreamNumber, offers: &[LogOffer]) {
+        let mut state = self.lock();
+        if state.inbound.get(&peer).is_none_or(|inbound| inbound.stream != stream) {
+            return;
+        }
+        let now = self.clock.moment();
+        for offer in offers {
+            state.sources.peer_offered(now, peer, offer);
+        }
+        self.dispatch(&mut state);
+        self.sources_changed.notify_one();
+    }
+
+    /// A peer cannot serve a log on its present stream.
+    pub fn server_failed(&self, peer: NodeNumber, log: &LogName) {
+        let mut state = self.lock();
+        state.sources.server_failed(self.clock.moment(), peer, log);
+        self.dispatch(&mut state);
+        self.sources_changed.notify_one();
+    }
+
+    // Outbound links.
+
+    /// Our stream to a peer is established: facts to pass on come out of the
+    /// receiver, all that are known first.
+    pub fn outbound_connected(
+        &self,
+        peer: NodeNumber,
+    ) -> (StreamNumber, mpsc::UnboundedReceiver<RelayedFact>) {
+        let (facts, receiver) = mpsc::unbounded_channel();
+        let stream = self.next_stream();
+        let mut state = self.lock();
+        for fact in state.acknowledgements.facts() {
+            if fact.opening.node != peer {
+                // The receiver is in our hands.
+                let _ = facts.send(RelayedFact { fact, awaited: false });
+            }
+        }
+        state.outbound.insert(peer, Outbound { stream, facts });
+        (stream, receiver)
+    }
+
+    /// Our stream to a peer is over.
+    pub fn outbound_disconnected(&self, peer: NodeNumber, stream: StreamNumber) {
+        let mut state = self.lock();
+        if state.outbound.get(&peer).is_some_and(|outbound| outbound.stream == stream) {
+            state.outbound.remove(&peer);
+        }
+    }
+
+    // Facts.
+
+    /// Takes a fact, wakes who waits for it, and passes news on.
+    pub fn record(&self, fact: &Fact, first_hand: bool) {
+        if fact.opening.node == self.me.node {
+            return;
+        }
+        let mut state = self.lock();
+        match state.acknowledgements.record(fact, first_hand) {
+            Recorded::News(marks) => {
+                let awaited = self.waiters.load(Ordering::Relaxed) > 0;
+                let news = Fact { opening: fact.opening, marks };
+                for (peer, outbound) in &state.outbound {
+                    if *peer != fact.opening.node {
+                        // A link that has just ended misses nothing it needs.
+                        let _ = outbound.facts.send(RelayedFact { fact: news.clone(), awaited });
+                    }
+                }
+                drop(state);
+                self.fact_changes.send_modify(|change| *change += 1);
+            }
+            Recorded::TooManyOpenings => {
+                tracing::warn!(node = %fact.opening.node, "more openings than are kept: its facts are dropped");
+            }
+            Recorded::Known | Recorded::Retired => {}
+        }
+    }
+
+    /// The members that surely hold a message durably, without this one.
+    pub fn holders(&self, log: &LogName, m_id: MessageNumber) -> BTreeSet<NodeNumber> {
+        self.lock().acknowledgements.holders(log, m_id)
+    }
+
+    /// A member's queue (METHOD M6) of the logs given.
+    pub fn queue(
+        &self,
+        peer: NodeNumber,
+        held: impl IntoIterator<Item = (LogName, MessageNumber, MessageNumber)>,
+    ) -> Vec<QueuedLog> {
+        self.lock().acknowledgements.queue(peer, held)
+    }
+
+    /// What a checkpoint stores of others.
+    pub fn facts_for_checkpoint(&self) -> Vec<Fact> {
+        self.lock().acknowledgements.to_checkpoint()
+    }
+
+    /// Changes of facts, for waiters. While it is held, facts are passed on at
+    /// once.
+    pub fn await_facts(self: &Arc<Self>) -> FactWaiter {
+        self.waiters.fetch_add(1, Ordering::Relaxed);
+        FactWaiter { hub: Arc::clone(self), changes: self.fact_changes.subscribe() }
+    }
+
+    // The hub's own task.
+
+    /// Keeps the choice of servers in step with what becomes durable and with
+    /// time, until it is dropped.
+    pub async fn run(&self, durable: &DurableState) {
+        let mut changes = durable.watch_durable();
+        let mut seen = BTreeMap::new();
+        loop {
+            changes.mark_unchanged();
+            let advanced = durable.collect_advanced(&mut seen, |_| true);
+            let next = {
+                let mut state = self.lock();
+                let now = self.clock.moment();
+                for log in advanced {
+                    state.sources.mark_appended(now, &log.row.log, log.durable.m_id);
+                }
+                state.sources.handle_timeout(now);
+                self.dispatch(&mut state);
+                state.sources.poll_timeout()
+            };
+            let timeout = async {
+                match next {
+                    Some(moment) => tokio::time::sleep_until(self.clock.instant(moment)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = timeout => {}
+                () = self.sources_changed.notified() => {}
+            }
+        }
+    }
+
+    fn dispatch(&self, state: &mut State) {
+        while let Some(change) = state.sources.poll_change() {
+            let Some(inbound) = state.inbound.get(&change.peer()) else { continue };
+            let command = match change {
+                WantChange::Want { log, from, .. } => InboundCommand::Want(log, from),
+                WantChange::Unwant { log, .. } => InboundCommand::Unwant(log),
+            };
+            // A link that has just ended reports it in a moment.
+            let _ = inbound.commands.send(command);
+        }
+    }
+
+    fn next_stream(&self) -> StreamNumber {
+        StreamNumber(self.streams.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(LOCK)
+    }
+}
+
+/// Someone who waits for facts.
+#[derive(Debug)]
+pub struct FactWaiter {
+    hub: Arc<ReplicationHub>,
+    changes: watch::Receiver<u64>,
+}
+
+impl FactWaiter {
+    /// Waits until something was recorded since the last call.
+    pub async fn changed(&mut self) {
+        // The hub is kept alive by this waiter.
+        let _ = self.changes.changed().await;
+    }
+}
+
+impl Drop for FactWaiter {
+    fn drop(&mut self) {
+        self.hub.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
