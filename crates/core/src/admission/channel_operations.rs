@@ -9,7 +9,7 @@ use super::{Admission, AppendEntry, ClosedReason, Etag};
 use crate::clock::{HybridTime, WallTime};
 use crate::directory::Definition;
 use crate::identity::{Epoch, MessageName, MessageNumber, NamespaceNumber, RegisterVersion};
-use crate::limits::{MAX_CHANNELS_PER_NAMESPACE, MAX_PAYLOAD_BYTES};
+use crate::limits::MAX_PAYLOAD_BYTES;
 use crate::message::{
     ChannelAction, ChannelLimits, ChannelOperation, Message, MessageKind, OperationError,
     Presentation, Source, TraceContext,
@@ -211,7 +211,11 @@ impl Admission {
         }
         let held = state.directory.get(&channel);
         let decided = match change {
-            ChannelChange::Create(draft) => create(&channel, held, state.directory.len(), draft)?,
+            ChannelChange::Create(draft) => {
+                let has_room = state.directory.len() < self.channel_quota;
+                let quota = (!has_room).then_some(self.channel_quota);
+                create(&channel, held, quota, draft)?
+            }
             ChannelChange::Update { condition, update } => {
                 let held = live(&channel, held, condition)?;
                 apply_update(&channel, held, update)?
@@ -269,7 +273,7 @@ impl Admission {
 fn create(
     channel: &ChannelName,
     held: Option<&Definition>,
-    channels: usize,
+    quota_reached: Option<usize>,
     draft: ChannelDraft,
 ) -> Result<Decided, EditRefusal> {
     let ChannelDraft { presentation, source, limits } = draft;
@@ -286,10 +290,10 @@ fn create(
             return Err(EditRefusal::AlreadyExists { channel, epoch: held.epoch() });
         }
         Some(held) => next(held.epoch().get()).map(Epoch::new),
-        None if channels >= MAX_CHANNELS_PER_NAMESPACE => {
-            return Err(EditRefusal::QuotaReached { limit: MAX_CHANNELS_PER_NAMESPACE });
-        }
-        None => Some(Epoch::new(1)),
+        None => match quota_reached {
+            Some(limit) => return Err(EditRefusal::QuotaReached { limit }),
+            None => Some(Epoch::new(1)),
+        },
     };
     let epoch = epoch.ok_or_else(|| used_up("epochs", channel))?;
     Ok(Decided { epoch, version: next_version(channel, held)?, operation })

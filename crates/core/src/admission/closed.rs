@@ -71,3 +71,29 @@ impl ClosedReasons {
         self.first().filter(|reason| !reason.is_about_room())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_is_told_and_want_of_room_is_none_against_deleting() {
+        let mut reasons = ClosedReasons::default();
+        assert_eq!(reasons.first(), None);
+        reasons.set(ClosedReason::DiskCap, true);
+        assert_eq!(reasons.first(), Some(ClosedReason::DiskCap));
+        assert_eq!(reasons.first_against_deleting(), None);
+        reasons.set(ClosedReason::Backfilling, true);
+        assert_eq!(reasons.first(), Some(ClosedReason::Backfilling));
+        assert_eq!(reasons.first_against_deleting(), Some(ClosedReason::Backfilling));
+        reasons.set(ClosedReason::Backfilling, false);
+        reasons.set(ClosedReason::DiskCap, false);
+        assert_eq!(reasons, ClosedReasons::default());
+
+        for reason in ClosedReason::ALL {
+            let mut one = ClosedReasons::default();
+            one.set(reason, true);
+            assert_eq!(ClosedReasons::default().and(one).first(), Some(reason));
+        }
+    }
+}

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use crate::clock::{HybridClock, HybridTime, WallTime};
 use crate::directory::Directory;
 use crate::identity::{GroupNumber, LogName, Mark, MemberOpening, NamespaceNumber};
+use crate::limits::MAX_CHANNELS_PER_NAMESPACE;
 use crate::projection::publishers::Publishers;
 use crate::replication::log_table::{LogTable, MarkComparison, StopReason};
 use crate::topology::Topology;
@@ -86,6 +87,8 @@ pub struct Admission {
     unobserved: Option<HybridTime>,
     /// Reasons that hold for the whole node.
     node_closed: ClosedReasons,
+    /// Channels, deleted ones included, that a namespace may have.
+    channel_quota: usize,
 }
 
 /// What another member's mark says about this node's logs.
@@ -132,6 +135,7 @@ impl Admission {
             logs,
             namespaces,
             node_closed: ClosedReasons::default(),
+            channel_quota: MAX_CHANNELS_PER_NAMESPACE,
         };
         admission.set_topology(topology);
         admission
@@ -174,6 +178,16 @@ impl Admission {
     /// Sets or clears a reason for accepting nothing at all.
     pub fn set_node_closed(&mut self, reason: ClosedReason, holds: bool) {
         self.node_closed.set(reason, holds);
+    }
+
+    /// Sets how many channels, deleted ones included, a namespace may have for
+    /// another to be created here; at most [`MAX_CHANNELS_PER_NAMESPACE`].
+    pub const fn set_channel_quota(&mut self, channels: usize) {
+        self.channel_quota = if channels < MAX_CHANNELS_PER_NAMESPACE {
+            channels
+        } else {
+            MAX_CHANNELS_PER_NAMESPACE
+        };
     }
 
     /// Why nothing is accepted in a namespace at present, if so.

@@ -193,3 +193,140 @@ fn open(logs: &LogTable, log: &LogName, target: Mark) -> u64 {
     let durable = logs.get(log).map_or(MessageNumber::ZERO, |held| held.durable.m_id);
     target.m_id.since(durable)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::HybridTime;
+    use crate::identity::{ChainHash, Incarnation, PathName, ShardNumber};
+    use crate::names::NamespaceName;
+    use crate::topology::{Founder, Namespace};
+
+    const NAMESPACE: NamespaceNumber = NamespaceNumber::new(4);
+
+    fn topology(founders: &[(u32, bool)]) -> Topology {
+        let founder = |&(node, opened)| Founder { node: NodeNumber::new(node), opened };
+        let namespace = Namespace {
+            number: NAMESPACE,
+            name: NamespaceName::parse("prices").expect("well-formed"),
+            groups: Vec::new(),
+            disk_cap_bytes: 0,
+            founders: founders.iter().map(founder).collect(),
+        };
+        Topology { namespaces: vec![namespace], ..Topology::default() }
+    }
+
+    fn row(origin: u32) -> Row {
+        let path = PathName {
+            namespace: NAMESPACE,
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(origin),
+        };
+        let incarnation = Incarnation::new(u64::from(origin)).expect("not zero");
+        Row { log: path.log(incarnation), parents: Vec::new() }
+    }
+
+    fn mark(m_id: u64) -> Mark {
+        Mark { m_id: MessageNumber::new(m_id), hash: ChainHash::EMPTY.then(&m_id.to_be_bytes()) }
+    }
+
+    fn offer(origin: u32, tip: u64, floor: u64) -> LogOffer {
+        let Row { log, parents } = row(origin);
+        LogOffer { log, parents, tip: mark(tip), floor: MessageNumber::new(floor) }
+    }
+
+    fn hold(logs: &mut LogTable, origin: u32, through: u64) {
+        let row = row(origin);
+        let log = row.log;
+        logs.open(row).expect("no conflict");
+        let held = logs.get(&log).expect("opened").appended.m_id.get();
+        for m_id in held + 1..=through {
+            logs.note_appended(&log, mark(m_id), HybridTime::ZERO);
+        }
+    }
+
+    #[test]
+    fn founders_start_ready_once_and_others_do_not() {
+        let new = topology(&[(1, false), (2, true)]);
+        let ready = |node, recorded, may_found| {
+            let node = NodeNumber::new(node);
+            NamespaceReadiness::at_opening(&new, node, NAMESPACE, recorded, may_found).is_ready()
+        };
+        assert!(ready(1, false, true));
+        assert!(!ready(1, false, false), "a static topology needs --bootstrap");
+        assert!(!ready(2, false, true), "a wiped founder that had opened it");
+        assert!(ready(2, true, false), "its disk knows");
+        assert!(!ready(3, false, true), "who came later");
+        assert!(ready(3, true, true), "who came later, and has backfilled");
+    }
+
+    #[test]
+    fn a_backfill_ends_when_all_that_was_offered_is_durable() {
+        let (source, other) = (NodeNumber::new(1), NodeNumber::new(2));
+        let mut logs = LogTable::new();
+        let node = NodeNumber::new(3);
+        let mut readiness =
+            NamespaceReadiness::at_opening(&topology(&[]), node, NAMESPACE, false, true);
+        assert!(!readiness.advance(&logs), "nobody was met");
+        let backfill = readiness.backfill_mut().expect("not ready");
+        backfill.handle_offer(source, &[offer(1, 3, 0)]);
+        backfill.handle_offer(other, &[offer(5, 9, 0)]);
+        backfill.handle_offered_all(other);
+        backfill.handle_offer(source, &[offer(2, 2, 0), offer(1, 4, 0)]);
+        hold(&mut logs, 1, 4);
+        hold(&mut logs, 2, 2);
+        logs.note_durable(&row(1).log, mark(4));
+        logs.note_durable(&row(2).log, mark(2));
+        assert!(!readiness.advance(&logs), "the source has not said that this is all");
+
+        let mut logs = LogTable::new();
+        let backfill = readiness.backfill_mut().expect("not ready");
+        backfill.handle_offered_all(source);
+        backfill.handle_offer(source, &[offer(1, 99, 0)]);
+        backfill.handle_lost(source);
+        let progress = backfill.progress(&logs);
+        assert_eq!((progress.source, progress.logs), (Some(source), 2));
+        assert_eq!((progress.logs_open, progress.messages_open), (2, 6));
+        hold(&mut logs, 1, 4);
+        hold(&mut logs, 2, 2);
+        logs.note_durable(&row(1).log, mark(4));
+        assert!(!readiness.advance(&logs), "visible is not durable");
+        logs.note_durable(&row(2).log, mark(2));
+        assert!(readiness.advance(&logs));
+        assert!(readiness.is_ready() && readiness.backfill_mut().is_none());
+        assert!(!readiness.advance(&logs), "only once");
+    }
+
+    #[test]
+    fn a_source_that_is_lost_before_it_said_all_is_replaced() {
+        let (source, other) = (NodeNumber::new(1), NodeNumber::new(2));
+        let logs = LogTable::new();
+        let mut backfill = Backfill::new();
+        backfill.handle_offer(source, &[offer(1, 3, 0)]);
+        backfill.handle_lost(other);
+        assert_eq!(backfill.source(), Some(source));
+        backfill.handle_lost(source);
+        assert_eq!(backfill, Backfill::new());
+        // A ready member that has nothing is a whole state too.
+        backfill.handle_offered_all(other);
+        assert!(backfill.is_complete(&logs));
+    }
+
+    #[test]
+    fn what_the_source_has_trimmed_comes_as_its_base() {
+        let source = NodeNumber::new(1);
+        let mut logs = LogTable::new();
+        let mut backfill = Backfill::new();
+        backfill.handle_offer(source, &[offer(1, 3, 2)]);
+        backfill.handle_offered_all(source);
+        hold(&mut logs, 1, 3);
+        logs.note_durable(&row(1).log, mark(3));
+        assert!(!backfill.is_complete(&logs));
+        backfill.handle_base(NodeNumber::new(9));
+        assert!(!backfill.is_complete(&logs));
+        backfill.handle_base(source);
+        assert!(backfill.is_complete(&logs));
+        backfill.begin_again();
+        assert_eq!(backfill, Backfill::new());
+    }
+}

@@ -412,3 +412,172 @@ const LAST_INCARNATION: Incarnation = match Incarnation::new(u64::MAX) {
     Some(last) => last,
     None => panic!("the greatest is not zero"),
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path() -> PathName {
+        PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(1),
+        }
+    }
+
+    fn log(bits: u64) -> LogName {
+        path().log(Incarnation::new(bits).expect("not zero"))
+    }
+
+    fn mark(log: &LogName, m_id: u64) -> Mark {
+        let hash = ChainHash::EMPTY.then(&log.incarnation.get().to_be_bytes());
+        Mark { m_id: MessageNumber::new(m_id), hash: hash.then(&m_id.to_be_bytes()) }
+    }
+
+    fn parent(log: &LogName, m_id: u64) -> ParentPoint {
+        let Mark { m_id, hash } = mark(log, m_id);
+        ParentPoint { incarnation: log.incarnation, m_id, hash }
+    }
+
+    /// Opens a log and appends up to a number.
+    fn hold(table: &mut LogTable, log: LogName, parents: Vec<ParentPoint>, through: u64) {
+        table.open(Row { log, parents }).expect("no conflict");
+        let appended = table.get(&log).expect("opened").appended.m_id.get();
+        for m_id in appended + 1..=through {
+            table.note_appended(&log, mark(&log, m_id), HybridTime::new(m_id));
+        }
+    }
+
+    fn tips(table: &LogTable) -> Vec<(u64, u64)> {
+        let tips = table.tips_of_path(&path());
+        tips.iter().map(|tip| (tip.incarnation.get(), tip.m_id.get())).collect()
+    }
+
+    #[test]
+    fn a_tip_is_no_ancestor_of_another() {
+        let mut table = LogTable::new();
+        hold(&mut table, log(5), Vec::new(), 3);
+        assert_eq!(tips(&table), [(5, 3)]);
+        // A restart goes on from it.
+        hold(&mut table, log(2), vec![parent(&log(5), 3)], 4);
+        assert_eq!(tips(&table), [(2, 4)]);
+        // A copy of before that goes on from 5 as well.
+        hold(&mut table, log(9), vec![parent(&log(5), 2)], 3);
+        assert_eq!(tips(&table), [(2, 4), (9, 3)]);
+        // The next opening closes both.
+        hold(&mut table, log(1), vec![parent(&log(2), 4), parent(&log(9), 3)], 5);
+        assert_eq!(tips(&table), [(1, 5)]);
+        // The parent's log had more than its child knew.
+        table.note_appended(&log(9), mark(&log(9), 4), HybridTime::new(9));
+        assert_eq!(tips(&table), [(1, 5), (9, 4)]);
+    }
+
+    #[test]
+    fn a_log_without_messages_of_its_own_is_no_tip_and_covers_nothing() {
+        let mut table = LogTable::new();
+        hold(&mut table, log(5), Vec::new(), 3);
+        table.open(Row { log: log(2), parents: vec![parent(&log(5), 3)] }).expect("no conflict");
+        assert_eq!(tips(&table), [(5, 3)]);
+    }
+
+    #[test]
+    fn only_durable_tips_are_in_the_digest() {
+        let namespace = path().namespace;
+        let mut table = LogTable::new();
+        let empty = table.tips_digest(namespace);
+        hold(&mut table, log(5), Vec::new(), 3);
+        assert_eq!(table.tips_digest(namespace), empty);
+        table.note_durable(&log(5), mark(&log(5), 2));
+        let partly = table.tips_digest(namespace);
+        assert_ne!(partly, empty);
+        table.note_durable(&log(5), mark(&log(5), 3));
+        let wholly = table.tips_digest(namespace);
+        assert_ne!(wholly, partly);
+        assert_eq!(table.tips_digest(NamespaceNumber::new(2)), empty);
+
+        let mut other = LogTable::new();
+        let stamp = HybridTime::new(3);
+        let row = Row { log: log(5), parents: Vec::new() };
+        other.insert_recovered(row, mark(&log(5), 3), Mark::default(), stamp).expect("fits");
+        assert_eq!(other.tips_digest(namespace), wholly);
+    }
+
+    #[test]
+    fn durable_marks_neither_go_back_nor_pass_what_is_appended() {
+        let mut table = LogTable::new();
+        hold(&mut table, log(5), Vec::new(), 3);
+        let durable = |table: &LogTable| table.get(&log(5)).expect("held").durable.m_id.get();
+        table.note_durable(&log(5), mark(&log(5), 2));
+        assert_eq!(durable(&table), 2);
+        table.note_durable(&log(5), mark(&log(5), 1));
+        assert_eq!(durable(&table), 2);
+        table.note_durable(&log(5), mark(&log(5), 9));
+        assert_eq!(durable(&table), 3);
+        table.note_durable(&log(6), mark(&log(6), 1));
+    }
+
+    /// What the storage does not have yet is known to the table.
+    #[test]
+    fn hashes_of_what_is_not_durable_are_known() {
+        let mut table = LogTable::new();
+        hold(&mut table, log(5), Vec::new(), 6);
+        table.note_durable(&log(5), mark(&log(5), 3));
+        let at = |m_id| table.hash_at(&log(5), MessageNumber::new(m_id), &NoHistory);
+        assert_eq!(at(0), HeldHash::Known(ChainHash::EMPTY));
+        for forgotten in [1, 2] {
+            assert_eq!(at(forgotten), HeldHash::Forgotten);
+        }
+        for known in 3..=6 {
+            assert_eq!(at(known), HeldHash::Known(mark(&log(5), known).hash));
+        }
+        assert_eq!(at(7), HeldHash::NotReached);
+        assert_eq!(table.hash_at(&log(6), MessageNumber::ZERO, &NoHistory), HeldHash::NotReached);
+    }
+
+    #[test]
+    fn a_log_keeps_its_row() {
+        let mut table = LogTable::new();
+        hold(&mut table, log(5), Vec::new(), 2);
+        let other = Row { log: log(5), parents: vec![parent(&log(4), 1)] };
+        assert_eq!(table.open(other), Err(RowConflict::DifferentParents { log: log(5) }));
+        assert_eq!(table.get(&log(5)).expect("held").appended.m_id, MessageNumber::new(2));
+        assert_eq!(table.rows().len(), 1);
+    }
+
+    #[test]
+    fn a_floor_moves_up_to_what_is_durable_only() {
+        let mut table = LogTable::new();
+        hold(&mut table, log(5), Vec::new(), 6);
+        table.note_durable(&log(5), mark(&log(5), 4));
+        let floor = |table: &LogTable| table.get(&log(5)).expect("held").floor.m_id.get();
+        table.note_trimmed(&log(5), mark(&log(5), 5));
+        assert_eq!(floor(&table), 0);
+        table.note_trimmed(&log(5), mark(&log(5), 4));
+        table.note_trimmed(&log(5), mark(&log(5), 2));
+        assert_eq!(floor(&table), 4);
+        assert!(table.holds(&MessageName { log: log(5), m_id: MessageNumber::new(1) }));
+        assert!(!table.holds(&MessageName { log: log(5), m_id: MessageNumber::new(7) }));
+    }
+
+    #[test]
+    fn a_stopped_log_is_found_from_its_descendants() {
+        let mut table = LogTable::new();
+        hold(&mut table, log(5), Vec::new(), 3);
+        hold(&mut table, log(2), vec![parent(&log(5), 3)], 4);
+        hold(&mut table, log(1), vec![parent(&log(2), 4)], 5);
+        hold(&mut table, log(8), Vec::new(), 1);
+        assert_eq!(table.stopped_by(&log(1)), None);
+        let mark = mark(&log(5), 3);
+        let reason =
+            StopReason { noticed_at: mark.m_id, held: mark.hash, offered: ChainHash::EMPTY };
+        table.note_stopped(&log(5), reason);
+        let later = StopReason { noticed_at: MessageNumber::new(1), ..reason };
+        table.note_stopped(&log(5), later);
+        for descendant in [1, 2, 5] {
+            assert_eq!(table.stopped_by(&log(descendant)), Some((log(5), reason)));
+        }
+        assert_eq!(table.stopped_by(&log(8)), None);
+        table.clear_stopped(&log(5));
+        assert_eq!(table.stopped_by(&log(1)), None);
+    }
+}

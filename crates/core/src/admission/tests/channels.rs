@@ -231,3 +231,16 @@ fn versions_end_without_a_panic() {
     assert_eq!(member.delete(EVERYWHERE, "news"), Err(refusal));
     member.publish(EVERYWHERE, "news", "x").unwrap();
 }
+
+#[test]
+fn the_quota_counts_tombstones_and_lets_them_be_used_again() {
+    let mut member = Member::new(1, 11);
+    member.admission.set_channel_quota(2);
+    member.create(EVERYWHERE, "news").unwrap();
+    member.create(EVERYWHERE, "gone").unwrap();
+    member.delete(EVERYWHERE, "gone").unwrap();
+    let refused = member.create(EVERYWHERE, "more");
+    assert_eq!(refused, Err(EditRefusal::QuotaReached { limit: 2 }));
+    member.create(EVERYWHERE, "gone").unwrap();
+    member.create(NARROW, "more").unwrap();
+}

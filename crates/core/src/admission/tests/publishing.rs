@@ -201,3 +201,50 @@ fn a_provisional_channel_takes_publications() {
     let message = Message::decode(&described.entry.bytes).unwrap();
     assert_eq!(message.version.get(), 2, "above what was named");
 }
+
+/// The clock resumes above the last stored stamp, whatever the namespace.
+#[test]
+fn the_clock_resumes_above_all_that_was_stored_here() {
+    let mut member = Member::new(1, 11);
+    member.now = NOW.plus_milliseconds(500_000);
+    member.create(EVERYWHERE, "news").unwrap();
+    member.sync();
+    let stored = member.disk.logs[&member.log(EVERYWHERE)].entries[0].stamp;
+    let mut member = member.reopen(12);
+    member.now = NOW;
+    let created = member.create(NARROW, "news").unwrap();
+    assert!(created.entry.stamp > stored);
+}
+
+/// What was received before a restart was seen: what is said after it has a later
+/// stamp, as long as the other's clock is not far off.
+#[test]
+fn what_was_received_before_a_restart_was_seen() {
+    let mut origin = Member::new(1, 11);
+    origin.now = NOW.plus_milliseconds(30_000);
+    origin.create(EVERYWHERE, "news").unwrap();
+    origin.sync();
+    let mut member = Member::new(2, 22);
+    member.take_all_of(&origin);
+    let mut member = member.reopen(23);
+    let name = member.publish(EVERYWHERE, "news", "answer").unwrap();
+    let answer = member.disk.logs[&name.log].entries[0].stamp;
+    let question = origin.disk.logs[&origin.log(EVERYWHERE)].entries[0].stamp;
+    assert!(answer > question);
+}
+
+/// A row's parents are below the log's first stamp, however far ahead they are.
+#[test]
+fn the_first_stamp_is_above_the_parents_whatever_the_limit() {
+    let mut origin = Member::new(1, 11);
+    origin.now = NOW.plus_milliseconds(3_600_000);
+    origin.create(EVERYWHERE, "news").unwrap();
+    origin.sync();
+    let mut peer = Member::new(2, 22);
+    peer.take_all_of(&origin);
+    let mut wiped = Member::new(1, 12);
+    wiped.take_all_of(&peer);
+    let name = wiped.publish(EVERYWHERE, "news", "after").unwrap();
+    let after = wiped.disk.logs[&name.log].entries[0].stamp;
+    assert!(after > origin.disk.logs[&origin.log(EVERYWHERE)].entries[0].stamp);
+}
