@@ -120,6 +120,7 @@ impl PeerReceiver {
         }
         self.transmit(ReceiverFrame::Welcome(welcome));
         self.share_topology();
+        self.acknowledge();
     }
 
     /// A frame came from the peer.
@@ -274,6 +275,11 @@ impl PeerReceiver {
             Phase::AwaitingHello { .. } => return,
             Phase::AwaitingAccept { .. } | Phase::Established { .. } => {}
         }
+        if now.since(self.heartbeat_at) >= HEARTBEAT_INTERVAL {
+            // This node itself stood still (a stopped process, a stalled disk):
+            // what the peer said meanwhile may be waiting to be read.
+            self.heard_at = now;
+        }
         if now.since(self.heard_at) >= SILENCE_LIMIT {
             return self.disconnect(ReceiverDisconnect::Silent);
         }
@@ -293,10 +299,10 @@ impl PeerReceiver {
             Phase::Closed => None,
             Phase::AwaitingHello { until } => Some(until),
             Phase::AwaitingAccept { .. } | Phase::Established { .. } => {
-                let acknowledge_at =
-                    (!self.unacknowledged.is_empty()).then_some(self.acknowledge_at);
+                let is_established = matches!(self.phase, Phase::Established { .. });
+                let has_news = is_established && !self.unacknowledged.is_empty();
                 let silent_at = self.heard_at + SILENCE_LIMIT;
-                [Some(silent_at), Some(self.heartbeat_at), acknowledge_at]
+                [Some(silent_at), Some(self.heartbeat_at), has_news.then_some(self.acknowledge_at)]
                     .into_iter()
                     .flatten()
                     .min()

@@ -134,6 +134,15 @@ fn a_peer_that_does_not_greet_or_falls_silent_is_given_up() {
     assert_eq!(beats, 4);
 }
 
+/// After a pause of our own the peer gets the time to be heard.
+#[test]
+fn a_pause_of_our_own_is_not_the_peers_silence() {
+    let mut driver = Driver::established(Vec::new());
+    driver.wait(60_000);
+    driver.receiver.handle_timeout(driver.now);
+    assert_eq!(driver.actions(), [ReceiverAction::TransmitHeartbeat]);
+}
+
 /// METHOD M10: new messages go to the writer; durable, they are acknowledged.
 #[test]
 fn wanted_frames_are_submitted_and_acknowledged_when_durable() {
@@ -145,6 +154,18 @@ fn wanted_frames_are_submitted_and_acknowledged_when_durable() {
     assert_eq!(driver.durable(served.tip()), [ack(vec![(log(), served.tip())])]);
     assert_eq!(driver.durable(served.tip()), [], "no news");
     assert_eq!(driver.receiver.status().outstanding_bytes, 0);
+}
+
+#[test]
+fn what_becomes_durable_before_the_welcome_is_told_after_it() {
+    let served = ServedLog::with(log(), 5, 100);
+    let mut driver = Driver::new();
+    driver.hear(SenderFrame::Hello(hello(opening(SENDER, 1))));
+    driver.actions();
+    assert_eq!(driver.durable(served.tip()), []);
+    assert!(driver.receiver.poll_timeout() > Some(driver.now));
+    driver.receiver.accept(driver.now, welcome(opening(RECEIVER, 2), Vec::new()));
+    assert_eq!(driver.actions()[1..], [ack(vec![(log(), served.tip())])]);
 }
 
 #[test]

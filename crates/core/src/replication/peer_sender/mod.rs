@@ -30,8 +30,8 @@ use crate::clock::Moment;
 use crate::identity::{LogName, Mark, MemberOpening, MessageNumber, TopologyVersion};
 use crate::limits::{MAX_FRAME_MESSAGES, MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME};
 use crate::replication::frames::{
-    Fact, Hello, LogOffer, Nack, NackReason, Offer, PROTOCOL_VERSION, ReceiverFrame, SenderFrame,
-    Want, Welcome,
+    Fact, Hello, LogOffer, Nack, NackReason, Offer, PROTOCOL_VERSION, ReceiverFrame, Refused,
+    SenderFrame, Want, Welcome,
 };
 use crate::replication::timing::{GREETING_LIMIT, HEARTBEAT_INTERVAL, SILENCE_LIMIT};
 use crate::topology::Topology;
@@ -122,10 +122,7 @@ impl PeerSender {
             }
             (Phase::Established { .. }, ReceiverFrame::Nack(nack)) => self.handle_nack(nack),
             (Phase::Established { .. }, ReceiverFrame::Refused(refused)) => {
-                if self.logs.contains_key(&refused.log) {
-                    self.change(&refused.log, |log| log.become_refused(refused.version));
-                    self.actions.push_back(SenderAction::Refused(refused));
-                }
+                self.handle_refused(refused);
             }
             (Phase::Established { .. }, ReceiverFrame::Heartbeat(heartbeat)) => {
                 self.actions.push_back(SenderAction::PeerClock(heartbeat.wall_clock));
@@ -217,7 +214,7 @@ impl PeerSender {
         let Some(progress) = self.logs.get_mut(log) else { return };
         self.window.settle(progress.read_settled());
         if progress.is_sendable() && !progress.is_in_flight() {
-            self.change(log, LogProgress::become_paused);
+            self.change(log, |progress| progress.become_paused(progress.next()));
             self.arm(log);
         }
     }
@@ -234,6 +231,11 @@ impl PeerSender {
                 return;
             }
             Phase::Established { .. } => {}
+        }
+        if now.since(self.heartbeat_at) >= HEARTBEAT_INTERVAL {
+            // This node itself stood still (a stopped process, a stalled disk):
+            // what the peer said meanwhile may be waiting to be read.
+            self.heard_at = now;
         }
         if now.since(self.heard_at) >= SILENCE_LIMIT {
             self.disconnect(SenderDisconnect::Silent);
@@ -262,8 +264,9 @@ impl PeerSender {
                 Some(self.heard_at + SILENCE_LIMIT),
                 Some(self.heartbeat_at),
                 self.deadlines.first().map(|(due, _)| *due),
-                self.offers.due_at(self.now),
-                self.facts.due_at(self.now),
+                // What is due already waits for the driver to poll, not for a timer.
+                self.offers.due_at(self.now).filter(|due| *due > self.now),
+                self.facts.due_at(self.now).filter(|due| *due > self.now),
             ]
             .into_iter()
             .flatten()
@@ -429,6 +432,20 @@ impl PeerSender {
                 self.stop(&nack.log, nack.expected, nack.reason, nack.detail);
             }
         }
+    }
+
+    fn handle_refused(&mut self, refused: Refused) {
+        if !self.logs.contains_key(&refused.log) {
+            return;
+        }
+        if refused.version < self.our_topology_version {
+            // The peer has been sent the newer one, and will know better soon.
+            self.change(&refused.log, |log| log.become_paused(log.acknowledged().m_id.next()));
+            self.arm(&refused.log);
+        } else {
+            self.change(&refused.log, |log| log.become_refused(refused.version));
+        }
+        self.actions.push_back(SenderAction::Refused(refused));
     }
 
     fn stop(&mut self, log: &LogName, expected: MessageNumber, reason: NackReason, detail: String) {

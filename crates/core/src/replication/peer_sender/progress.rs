@@ -23,7 +23,8 @@ pub enum ProgressState {
     Replicate,
     /// The receiver lacks a parent's log up to its point.
     WaitingForParents,
-    /// It could not be read here; the timer tries again.
+    /// It could not be read here, or the receiver is about to learn that it is a
+    /// member; the timer tries again.
     Paused,
     /// The receiver is no member of the namespace by this version.
     Refused(TopologyVersion),
@@ -287,9 +288,9 @@ impl LogProgress {
         freed
     }
 
-    /// Nothing could be read: wait for the timer.
-    pub(super) fn become_paused(&mut self) -> u64 {
-        let freed = self.become_probe(self.next);
+    /// Nothing can be sent now: wait for the timer, then go on from a number.
+    pub(super) fn become_paused(&mut self, from: MessageNumber) -> u64 {
+        let freed = self.become_probe(from);
         self.state = ProgressState::Paused;
         self.backoff = self.backoff.raised();
         freed

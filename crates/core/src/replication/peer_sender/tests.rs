@@ -6,7 +6,7 @@ use super::*;
 use crate::clock::WallTime;
 use crate::identity::{ChainHash, NodeNumber};
 use crate::limits::WINDOW_BYTES;
-use crate::replication::frames::{Frame, Heartbeat, Refused, Unwant};
+use crate::replication::frames::{Frame, Heartbeat, Unwant};
 use crate::replication::specimens::{
     RECEIVER, SENDER, ServedLog, at, hello, incarnation, log_of, number, opening, welcome,
 };
@@ -354,6 +354,33 @@ fn a_refused_log_waits_for_a_newer_topology() {
 }
 
 #[test]
+fn a_refusal_by_an_older_topology_is_tried_again() {
+    let mut driver = Driver::serving([ServedLog::with(log(), 5, 100)]);
+    driver.frames();
+    let version = |number| TopologyVersion { generation: 0, number };
+    let topology = Topology { version: version(5), ..Topology::default() };
+    driver.sender.handle_topology(driver.now, Arc::new(topology));
+    let refused = Refused { log: log(), through: number(5), version: version(4) };
+    driver.hear(ReceiverFrame::Refused(refused));
+    assert_eq!(driver.frames(), [], "not at once");
+    for _ in 0..5 {
+        driver.timeout();
+    }
+    assert_eq!(driver.frames(), [(1, 5)]);
+}
+
+/// A driver whose connection is full polls no further, and must not be woken by
+/// what it has not yet polled.
+#[test]
+fn what_is_ready_to_be_polled_runs_no_timer() {
+    let mut driver = Driver::serving([]);
+    let fact = Fact { opening: opening(NodeNumber::new(8), 5), marks: Vec::new() };
+    driver.sender.handle_fact(driver.now, fact, true);
+    driver.sender.handle_log_advanced(driver.now, ServedLog::with(log(), 3, 100).offer());
+    assert!(driver.sender.poll_timeout() > Some(driver.now));
+}
+
+#[test]
 fn an_unwanted_or_withdrawn_log_is_not_sent() {
     let other = log_of(3, 1);
     let mut driver =
@@ -424,6 +451,18 @@ fn a_silent_peer_is_given_up() {
     }
     assert_eq!(due, at(0) + SILENCE_LIMIT);
     assert_eq!(driver.disconnect(), Some(SenderDisconnect::Silent));
+}
+
+/// After a pause of our own the peer gets the time to be heard.
+#[test]
+fn a_pause_of_our_own_is_not_the_peers_silence() {
+    let mut driver = Driver::serving([]);
+    driver.told();
+    driver.now = at(60_000);
+    driver.sender.handle_timeout(driver.now);
+    driver.drain();
+    assert_eq!(driver.told(), [SenderAction::TransmitHeartbeat]);
+    assert_eq!(driver.sender.poll_timeout(), Some(at(61_000)));
 }
 
 #[test]
