@@ -35,6 +35,9 @@ const HEADER_BYTES: usize = 36;
 /// Room for 1,500 logs before the file grows.
 const FIRST_SLOT_BYTES: usize = 64 * 1024;
 
+/// How far each log was durable.
+pub(crate) type Marks = Vec<(LogName, Mark)>;
+
 /// Why the file cannot be read.
 #[derive(Debug)]
 pub(crate) enum DurableMarksError {
@@ -66,9 +69,7 @@ impl DurableMarksFile {
     }
 
     /// Reads the file; `None` if there is none.
-    pub(crate) fn open(
-        folder: &Path,
-    ) -> Result<Option<(Self, Vec<(LogName, Mark)>)>, DurableMarksError> {
+    pub(crate) fn open(folder: &Path) -> Result<Option<(Self, Marks)>, DurableMarksError> {
         let mut file = match OpenOptions::new().read(true).write(true).open(path(folder)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -162,7 +163,7 @@ fn checksum(header: &[u8], body: &[u8]) -> [u8; 16] {
     xxh3_128(&[header, body].concat()).to_be_bytes()
 }
 
-fn decode(slot: &[u8]) -> Result<(u64, Vec<(LogName, Mark)>), Malformed> {
+fn decode(slot: &[u8]) -> Result<(u64, Marks), Malformed> {
     let malformed = Malformed { what: WHAT };
     let (header, rest) = slot.split_at_checked(HEADER_BYTES).ok_or(malformed)?;
     let (checked, expected) = header.split_at(HEADER_BYTES - 16);
@@ -213,7 +214,7 @@ mod tests {
         (log, Mark { m_id: MessageNumber::new(m_id), hash: ChainHash::from_bytes([7; 16]) })
     }
 
-    fn read(folder: &Path) -> Result<Vec<(LogName, Mark)>, DurableMarksError> {
+    fn read(folder: &Path) -> Result<Marks, DurableMarksError> {
         DurableMarksFile::open(folder).map(|opened| opened.expect("the file is there").1)
     }
 

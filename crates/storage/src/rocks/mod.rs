@@ -14,6 +14,7 @@ mod open;
 mod options;
 #[cfg(test)]
 mod tests;
+mod write_ahead_check;
 
 pub use options::RocksOptions;
 

@@ -16,6 +16,7 @@ use super::RocksStorage;
 use super::data_folder::{DataFolder, file_error};
 use super::engine::{RocksEngine, engine_error};
 use super::options::{Replay, RocksOptions};
+use super::write_ahead_check::first_damage;
 use crate::contract::{CutLog, DamageFinding, OpenError, Recovery};
 use crate::durable_marks::{self, DurableMarksError, DurableMarksFile};
 use crate::engine::EngineError;
@@ -115,7 +116,7 @@ impl Opening {
                 drop((looked, marks_file));
                 self.recover()
             }
-            (Ok(walked), _) => Err(damaged(&self.folder, self.with_files(walked.findings))),
+            (Ok(walked), _) => Err(damaged(&self.folder, self.with_file(walked.findings))),
             (Err(error), _) => Err(error),
         }
     }
@@ -185,20 +186,12 @@ impl Opening {
         DurableMarksFile::create(path, marks).map_err(file_error("create the durable marks", path))
     }
 
-    /// Adds the write-ahead files to findings that name logs only: what the logs
-    /// lack at their ends was there.
-    fn with_files(&self, mut findings: Vec<DamageFinding>) -> Vec<DamageFinding> {
-        let path = self.folder.database();
-        let Ok(entries) = std::fs::read_dir(&path) else { return findings };
-        let names = entries.flatten().map(|entry| entry.path());
-        let mut files: Vec<String> = names
-            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-            .map(|path| path.display().to_string())
-            .collect();
-        files.sort();
-        if let Some(newest) = files.pop() {
-            let detail = "cannot be replayed to its end".to_owned();
-            findings.push(DamageFinding::Unreadable { file: newest, detail });
+    /// Adds the file to findings that name logs only.
+    fn with_file(&self, mut findings: Vec<DamageFinding>) -> Vec<DamageFinding> {
+        if let Ok(Some((file, offset))) = first_damage(&self.folder.database()) {
+            let file = file.display().to_string();
+            let detail = format!("damaged at byte {offset}, what follows is not read");
+            findings.insert(0, DamageFinding::Unreadable { file, detail });
         }
         findings
     }

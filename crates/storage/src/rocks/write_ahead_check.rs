@@ -1,0 +1,115 @@
+//! Finding where a write-ahead file is damaged, to name it: RocksDB stops there
+//! and does not say so.
+//!
+//! A file is a row of blocks of 32 KiB, filled with records: checksum u32 |
+//! length u16 | kind u8 | that many bytes, all little-endian. The checksum is a
+//! masked CRC-32C of kind and bytes. A block's last few bytes may be unused.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+const BLOCK_BYTES: usize = 32 * 1024;
+const HEADER_BYTES: usize = 7;
+const MASK_DELTA: u32 = 0xa282_ead8;
+
+/// The first place in any write-ahead file of a database that is no whole record.
+pub(super) fn first_damage(database: &Path) -> io::Result<Option<(PathBuf, usize)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(database)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            files.push(path);
+        }
+    }
+    // The names are numbers of a fixed width.
+    files.sort();
+    for path in files {
+        if let Some(offset) = damage_in(&std::fs::read(&path)?) {
+            return Ok(Some((path, offset)));
+        }
+    }
+    Ok(None)
+}
+
+/// The offset of the first record that is not whole.
+fn damage_in(file: &[u8]) -> Option<usize> {
+    for (index, block) in file.chunks(BLOCK_BYTES).enumerate() {
+        let mut at = 0;
+        while block.len() - at >= HEADER_BYTES {
+            let Some(length) = whole_record(&block[at..]) else {
+                return Some(index * BLOCK_BYTES + at);
+            };
+            at += length;
+        }
+    }
+    None
+}
+
+/// How long the record is that these bytes begin with; `None` if it is not whole.
+fn whole_record(bytes: &[u8]) -> Option<usize> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+    let [c0, c1, c2, c3, l0, l1, kind] = *header;
+    let content = rest.get(..usize::from(u16::from_le_bytes([l0, l1])))?;
+    let crc = content.iter().fold(step(u32::MAX, kind), |crc, byte| step(crc, *byte)) ^ u32::MAX;
+    let masked = crc.rotate_right(15).wrapping_add(MASK_DELTA);
+    (masked == u32::from_le_bytes([c0, c1, c2, c3])).then_some(HEADER_BYTES + content.len())
+}
+
+fn step(crc: u32, byte: u8) -> u32 {
+    TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8)
+}
+
+const TABLE: [u32; 256] = table();
+
+const fn table() -> [u32; 256] {
+    // CRC-32C, bits reversed.
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < table.len() {
+        let mut crc = index as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
+            bit += 1;
+        }
+        table[index] = crc;
+        index += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_known_one() {
+        let crc = b"123456789".iter().fold(u32::MAX, |crc, byte| step(crc, *byte)) ^ u32::MAX;
+        assert_eq!(crc, 0xe306_9283);
+    }
+
+    #[test]
+    fn a_real_file_is_whole_until_a_bit_flips() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = rocksdb::DB::open_default(folder.path()).expect("created");
+        for index in 0..3_000_u32 {
+            let value = vec![7; index as usize % 300];
+            database.put(index.to_be_bytes(), value).expect("written");
+        }
+        assert_eq!(first_damage(folder.path()).expect("readable"), None);
+        let name = std::fs::read_dir(folder.path()).expect("readable").flatten();
+        let log = name
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|e| e == "log"));
+        let log = log.expect("there is one");
+        let whole = std::fs::read(&log).expect("readable");
+        assert!(whole.len() > 4 * BLOCK_BYTES);
+        for at in (0..whole.len()).step_by(70_001) {
+            let mut rotten = whole.clone();
+            rotten[at] ^= 2;
+            let found = damage_in(&rotten).expect("a flipped bit");
+            assert!(found <= at && at - found < 400, "{found} for {at}");
+        }
+    }
+}
