@@ -32,13 +32,16 @@ use crate::directory::Directory;
 use crate::identity::{GroupNumber, LogName, Mark, MemberOpening, NamespaceNumber};
 use crate::limits::MAX_CHANNELS_PER_NAMESPACE;
 use crate::projection::publishers::Publishers;
-use crate::replication::log_table::{LogTable, MarkComparison, StopReason};
+use crate::replication::log_table::LogTable;
 use crate::topology::Topology;
 
 mod append_entry;
 mod channel_operations;
 mod closed;
 mod etag;
+mod holes;
+mod marks;
+mod outcomes;
 mod own_log;
 mod publications;
 mod readiness;
@@ -54,9 +57,11 @@ pub use channel_operations::{
 };
 pub use closed::{ClosedReason, ClosedReasons};
 pub use etag::{Etag, EtagError};
+pub use holes::BaseRefusal;
+pub use marks::MarkFinding;
+pub use outcomes::{FrameOutcome, HoleOutcome};
 pub use publications::{NewPublication, PublishRefusal, Published};
 pub use readiness::{Backfill, BackfillProgress, NamespaceReadiness};
-pub use receiving::{BaseRefusal, FrameOutcome, HoleOutcome};
 pub use recovered::RecoveredState;
 pub use sessions::{ResumeSession, SessionOpened, SessionRefusal};
 
@@ -89,20 +94,6 @@ pub struct Admission {
     node_closed: ClosedReasons,
     /// Channels, deleted ones included, that a namespace may have.
     channel_quota: usize,
-}
-
-/// What another member's mark says about this node's logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MarkFinding {
-    /// Nothing is wrong: the other holds the same, less, or more.
-    Consistent(MarkComparison),
-    /// Both hold other content under the same names: an alarm. The log is
-    /// marked as stopped.
-    Differs(StopReason),
-    /// The log of this very opening, further or with other content than this
-    /// process ever wrote: the process was resumed from a snapshot of its
-    /// memory. It must exit and open anew.
-    ResumedFromSnapshot,
 }
 
 impl Admission {

@@ -7,89 +7,14 @@
 
 use bytes::Bytes;
 
-use super::{Admission, AppendEntry, MarkFinding};
+use super::{Admission, AppendEntry, FrameOutcome};
 use crate::clock::WallTime;
-use crate::directory::{DirectoryChange, DirectoryEntry};
-use crate::identity::{LogName, Mark, MessageName, MessageNumber, NamespaceNumber, NodeNumber};
+use crate::identity::{LogName, Mark, MessageName, MessageNumber, NodeNumber};
 use crate::limits::MAX_MESSAGE_NUMBER;
 use crate::message::{ChannelOperation, Message, MessageKind, OperationError};
-use crate::replication::frames::{BaseEntries, Frame, Hole, Nack, NackReason, Refused};
+use crate::replication::frames::{Frame, Nack, NackReason, Refused};
 use crate::replication::log_table::{ChainHistory, HeldHash, MarkComparison, StopReason};
 use crate::replication::rows::Row;
-
-/// What became of a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FrameOutcome {
-    /// New messages, to be appended in this order. If a message of the frame
-    /// broke a rule, these are the ones before it: the sender finds out when it
-    /// sends the rest again.
-    Appended {
-        /// What is new.
-        entries: Vec<AppendEntry>,
-        /// The log's appended mark with them.
-        mark: Mark,
-        /// A stamp is more than a minute ahead of the wall clock: one of the two
-        /// clocks is wrong.
-        clock_far_off: bool,
-    },
-    /// All of it was held already: acknowledged again once that is durable.
-    AlreadyHeld {
-        /// The log's appended mark.
-        mark: Mark,
-    },
-    /// Nothing of it was appended. For [`NackReason::OutOfOrder`] of a log that
-    /// is not held, the number expected is 1: whatever its first message is.
-    Nack(Nack),
-    /// This node is no member of the namespace: nothing of it was looked at.
-    Refused(Refused),
-    /// The log of this very opening, further or with other content than this
-    /// process ever wrote: it was resumed from a snapshot of its memory, must
-    /// exit and open anew.
-    OwnLogAhead {
-        /// The last message that somebody holds of it.
-        theirs: Mark,
-        /// How far this process wrote it.
-        ours: Mark,
-    },
-}
-
-/// What became of a hole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HoleOutcome {
-    /// The mark moved over it. The storage records row, mark and stamp before
-    /// anything after the hole is appended.
-    Moved {
-        /// The log's row, if the log was not held before.
-        row: Option<Row>,
-        /// The log's new mark and floor.
-        mark: Mark,
-    },
-    /// All of it is held, or was.
-    AlreadyHeld {
-        /// The log's appended mark.
-        mark: Mark,
-    },
-    /// It does not follow what is held.
-    Nack(Nack),
-    /// This node is no member of the namespace.
-    Refused(Refused),
-}
-
-/// Why base entries were not merged. Nothing of them was.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BaseRefusal {
-    /// This node is no member of the namespace.
-    #[error("this node is no member of namespace {0}")]
-    NotMember(NamespaceNumber),
-    /// An entry cannot be read.
-    #[error("entry {index}: {detail}")]
-    Invalid {
-        /// Which one, from 0 on.
-        index: usize,
-        /// For people.
-        detail: String,
-    },
-}
 
 /// A message that may be appended: decoded and checked.
 struct Checked {
@@ -139,7 +64,11 @@ impl Admission {
     }
 
     /// Refuses what the present topology places elsewhere (METHOD M15).
-    fn check_residency(&self, log: &LogName, through: MessageNumber) -> Result<(), Refused> {
+    pub(super) fn check_residency(
+        &self,
+        log: &LogName,
+        through: MessageNumber,
+    ) -> Result<(), Refused> {
         if self.is_member(log.namespace) {
             return Ok(());
         }
@@ -253,7 +182,7 @@ impl Admission {
 
     /// Compares a chain hash that a frame of `frame_log` says of `log` with the
     /// one held.
-    fn check_hash(
+    pub(super) fn check_hash(
         &mut self,
         frame_log: &LogName,
         log: &LogName,
@@ -331,127 +260,11 @@ impl Admission {
         Ok(FrameOutcome::Appended { entries, mark, clock_far_off })
     }
 
-    /// Moves a log's mark over messages that no member has any more. The base of
-    /// what they did comes before, by [`Admission::merge_base`]. A log that is
-    /// not held needs its row, as offered.
-    ///
-    /// It fills only numbers that this node lacks. The parents of a trimmed log
-    /// need not be held here: their own holes may come later.
-    pub fn receive_hole(
-        &mut self,
-        now: WallTime,
-        hole: &Hole,
-        offered_row: Option<&Row>,
-        history: &dyn ChainHistory,
-    ) -> HoleOutcome {
-        if let Err(refused) = self.check_residency(&hole.log, hole.through.m_id) {
-            return HoleOutcome::Refused(refused);
-        }
-        match self.receive_member_hole(now, hole, offered_row, history) {
-            Ok(outcome) => outcome,
-            Err(nack) => HoleOutcome::Nack(nack),
-        }
-    }
-
-    fn receive_member_hole(
-        &mut self,
-        now: WallTime,
-        hole: &Hole,
-        offered_row: Option<&Row>,
-        history: &dyn ChainHistory,
-    ) -> Result<HoleOutcome, Nack> {
-        let log = hole.log;
-        let invalid = |admission: &Self, detail: &str| {
-            admission.nack(&log, NackReason::Invalid, detail.to_owned())
-        };
-        if hole.from == MessageNumber::ZERO
-            || hole.from > hole.through.m_id
-            || hole.through.m_id.get() > MAX_MESSAGE_NUMBER
-        {
-            return Err(invalid(self, "a hole without a first or a last number"));
-        }
-        if self.is_own_log(&log) {
-            return Err(invalid(self, "a hole in the log of this very opening"));
-        }
-        let mut new_row = None;
-        let first_missing = match (self.logs.get(&log), offered_row) {
-            (Some(held), _) => held.appended.m_id.next(),
-            (None, Some(row)) if row.log == log => {
-                new_row = Some(row.clone());
-                row.first_m_id()
-            }
-            (None, _) => {
-                let detail = "the log is not held and was not offered".to_owned();
-                return Err(self.nack(&log, NackReason::OutOfOrder, detail));
-            }
-        };
-        if hole.from > first_missing {
-            let detail = format!("the hole begins at {}", hole.from);
-            return Err(self.nack(&log, NackReason::OutOfOrder, detail));
-        }
-        if hole.through.m_id < first_missing {
-            if new_row.is_some() {
-                return Err(invalid(self, "a hole before the log's first message"));
-            }
-            self.check_hash(&log, &log, hole.through, history)?;
-            return Ok(HoleOutcome::AlreadyHeld { mark: self.appended_mark(&log) });
-        }
-        if let Some(row) = &new_row {
-            self.logs.open(row.clone()).map_err(|conflict| invalid(self, &conflict.to_string()))?;
-        }
-        self.observe(now, hole.stamp);
-        self.logs.note_hole(&log, hole.through, hole.stamp);
-        Ok(HoleOutcome::Moved { row: new_row, mark: hole.through })
-    }
-
-    /// Merges what is left of trimmed messages into the directory. All of it or,
-    /// when an entry cannot be read, nothing.
-    pub fn merge_base(&mut self, base: &BaseEntries) -> Result<Vec<DirectoryChange>, BaseRefusal> {
-        if !self.is_member(base.namespace) {
-            return Err(BaseRefusal::NotMember(base.namespace));
-        }
-        let entries: Vec<DirectoryEntry> = base
-            .directory
-            .iter()
-            .enumerate()
-            .map(|(index, bytes)| {
-                DirectoryEntry::decode(bytes)
-                    .map_err(|error| BaseRefusal::Invalid { index, detail: error.to_string() })
-            })
-            .collect::<Result<_, _>>()?;
-        let directory = &mut self.state_mut(base.namespace).directory;
-        Ok(entries.into_iter().flat_map(|entry| directory.merge_entry(entry)).collect())
-    }
-
-    /// Judges a mark that another member states of a log, in a welcome, an
-    /// acknowledgement or an offer: other content is seen at the first contact.
-    pub fn examine_mark(
-        &mut self,
-        log: &LogName,
-        mark: Mark,
-        history: &dyn ChainHistory,
-    ) -> MarkFinding {
-        if mark.m_id == MessageNumber::ZERO {
-            return MarkFinding::Consistent(MarkComparison::Agrees);
-        }
-        let comparison = self.logs.compare(log, mark, history);
-        if self.is_own_log(log) && comparison != MarkComparison::Agrees {
-            return MarkFinding::ResumedFromSnapshot;
-        }
-        match comparison {
-            MarkComparison::Differs(reason) => {
-                self.logs.note_stopped(log, reason);
-                MarkFinding::Differs(reason)
-            }
-            consistent => MarkFinding::Consistent(consistent),
-        }
-    }
-
-    fn appended_mark(&self, log: &LogName) -> Mark {
+    pub(super) fn appended_mark(&self, log: &LogName) -> Mark {
         self.logs.get(log).map_or_else(Mark::default, |held| held.appended)
     }
 
-    fn nack(&self, log: &LogName, reason: NackReason, detail: String) -> Nack {
+    pub(super) fn nack(&self, log: &LogName, reason: NackReason, detail: String) -> Nack {
         let expected =
             self.logs.get(log).map_or(MessageNumber::new(1), |held| held.appended.m_id.next());
         Nack { log: *log, expected, reason, detail }

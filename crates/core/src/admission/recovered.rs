@@ -42,7 +42,8 @@ impl RecoveredState {
     }
 
     /// Replays one message that a stored projection had not taken in, in the
-    /// order of its log. Once more than needed changes nothing.
+    /// order of its log, and parents' logs before the logs that go on from them.
+    /// Once more than needed changes nothing.
     pub fn replay(&mut self, node: NodeNumber, name: &MessageName, message: &Message) {
         let namespace = name.log.namespace;
         self.directories.entry(namespace).or_default().apply(name, message);

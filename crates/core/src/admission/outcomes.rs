@@ -1,0 +1,100 @@
+//! What became of frames and holes, for the driver and for their senders.
+
+use super::AppendEntry;
+use crate::identity::Mark;
+use crate::replication::frames::{Nack, Refused};
+use crate::replication::peer_receiver::SubmissionOutcome;
+use crate::replication::rows::Row;
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrameOutcome {
+    /// New messages, to be appended in this order. If a message of the frame
+    /// broke a rule, these are the ones before it: the sender finds out when it
+    /// sends the rest again.
+    Appended {
+        /// What is new.
+        entries: Vec<AppendEntry>,
+        /// The log's appended mark with them.
+        mark: Mark,
+        /// A stamp is more than a minute ahead of the wall clock: one of the two
+        /// clocks is wrong.
+        clock_far_off: bool,
+    },
+    /// All of it was held already: acknowledged again once that is durable.
+    AlreadyHeld {
+        /// The log's appended mark.
+        mark: Mark,
+    },
+    /// Nothing of it was appended. For `NackReason::OutOfOrder` of a log that
+    /// is not held, the number expected is 1: whatever its first message is.
+    Nack(Nack),
+    /// This node is no member of the namespace: nothing of it was looked at.
+    Refused(Refused),
+    /// The log of this very opening, further or with other content than this
+    /// process ever wrote: it was resumed from a snapshot of its memory, must
+    /// exit and open anew.
+    OwnLogAhead {
+        /// The last message that somebody holds of it.
+        theirs: Mark,
+        /// How far this process wrote it.
+        ours: Mark,
+    },
+}
+
+/// What became of a hole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoleOutcome {
+    /// The mark moved over it. The storage records row, mark and stamp before
+    /// anything after the hole is appended.
+    Moved {
+        /// The log's row, if the log was not held before.
+        row: Option<Row>,
+        /// The log's new mark and floor.
+        mark: Mark,
+    },
+    /// All of it is held, or was.
+    AlreadyHeld {
+        /// The log's appended mark.
+        mark: Mark,
+    },
+    /// It does not follow what is held.
+    Nack(Nack),
+    /// This node is no member of the namespace.
+    Refused(Refused),
+}
+
+impl FrameOutcome {
+    /// What the stream that the frame came by is told.
+    pub fn summary(&self) -> SubmissionOutcome {
+        match self {
+            Self::Appended { .. } => SubmissionOutcome::Appended,
+            Self::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
+            Self::Nack(nack) => nacked(nack),
+            Self::Refused(Refused { version, .. }) => {
+                SubmissionOutcome::Refused { version: *version }
+            }
+            // The process exits; nobody is to blame for what it forgot.
+            Self::OwnLogAhead { .. } => SubmissionOutcome::Dropped,
+        }
+    }
+}
+
+impl HoleOutcome {
+    /// What the stream that the hole came by is told.
+    pub fn summary(&self) -> SubmissionOutcome {
+        match self {
+            Self::Moved { .. } => SubmissionOutcome::Appended,
+            Self::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
+            Self::Nack(nack) => nacked(nack),
+            Self::Refused(Refused { version, .. }) => {
+                SubmissionOutcome::Refused { version: *version }
+            }
+        }
+    }
+}
+
+fn nacked(nack: &Nack) -> SubmissionOutcome {
+    let Nack { expected, reason, detail, .. } = nack;
+    SubmissionOutcome::Nack { expected: *expected, reason: *reason, detail: detail.clone() }
+}
