@@ -28,7 +28,7 @@ use crate::acknowledgement_waiters::{Requirement, deadline_status};
 use crate::context::NodeContext;
 use crate::deadline::answer_by;
 use crate::refusals::{
-    ending_status, publish_reason, publish_status, session_status, unknown_status,
+    cut_status, ending_status, publish_reason, publish_status, session_status, unknown_status,
 };
 use crate::tasks::until_set;
 use crate::writer_commands::{PublishAnswer, PublishedRange, WriterCommand};
@@ -130,8 +130,10 @@ impl Service for PublishServer {
         self.context.tasks.spawn(async move {
             tokio::select! {
                 () = serve_stream(context, requests, sender.clone()) => {}
-                // Where the publisher is gone, nobody is there to be told.
-                () = until_set(&mut ending) => drop(sender.send(Err(ending_status())).await),
+                () = until_set(&mut ending) => {
+                    // Where the publisher is gone, nobody is there to be told.
+                    let _ = sender.send(Err(cut_status())).await;
+                }
             }
             drop(permit);
         });

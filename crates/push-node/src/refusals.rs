@@ -116,6 +116,14 @@ pub fn ending_status() -> Status {
     refusal(Reason::Draining, "this node is ending").outcome(&PublishOutcome::not_stored()).into()
 }
 
+/// A publish stream that the end of the node cuts: what was acknowledged is
+/// stored, of the rest nothing is known.
+pub fn cut_status() -> Status {
+    refusal(Reason::Draining, "this node is ending")
+        .outcome(&PublishOutcome::unknown(true))
+        .into()
+}
+
 /// A read that failed.
 pub fn storage_status(error: &StorageError) -> Status {
     refusal(Reason::StorageFailed, error.to_string()).into()

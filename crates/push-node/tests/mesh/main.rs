@@ -1,0 +1,8 @@
+//! Several push-nodes in one process, over real servers and real databases.
+
+mod channels;
+mod following;
+mod membership;
+mod publishing;
+mod replication;
+mod support;
