@@ -1,1 +1,32 @@
-//! A seeded world over the core and the memory storage.
+//! A seeded world over the core and the memory storage: machines that crash and
+//! forget what was not synced, a network that breaks, clocks that jump, clients
+//! that retry, and checkers that read what came of it.
+//!
+//! Nothing of the product is written a second time here. Admission, logs,
+//! replication, the directory and the storage are the real ones; only the
+//! push-node's threads are replaced by a driver, `node`, that does the same in
+//! virtual time. One seed decides everything: the same seed gives the same trace
+//! hash. First things go wrong, then all is healed, and then everything has to
+//! come right.
+
+pub mod checks;
+pub mod clients;
+pub mod display;
+mod ending;
+pub mod event;
+pub mod event_queue;
+mod fault_injection;
+pub mod faults;
+pub mod history;
+pub mod machine;
+pub mod network;
+pub mod node;
+pub mod opening;
+pub mod planted_bug;
+pub mod random;
+pub mod requests;
+pub mod run;
+pub mod scenario;
+pub mod statistics;
+pub mod trace;
+pub mod world;

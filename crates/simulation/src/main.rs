@@ -1,2 +1,132 @@
-//! Entry.
-fn main() {}
+//! `simulate`: replays one seed, or sweeps over many.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use interlock_simulation::run::{Outcome, RunOptions, run};
+use interlock_simulation::statistics::Statistics;
+use interlock_simulation::trace::Listener;
+
+/// Runs seeded worlds and checks what came of them.
+#[derive(Debug, Parser)]
+#[command(name = "simulate", version, about)]
+struct Arguments {
+    /// Replay this seed.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Sweep over so many seeds.
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    seeds: u64,
+    /// The first seed of a sweep.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// With --seed: print every event.
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let is_right = match arguments.seed {
+        Some(seed) => replay(seed, &arguments),
+        None => sweep(&arguments),
+    };
+    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn replay(seed: u64, arguments: &Arguments) -> bool {
+    let listener: Option<Listener> =
+        arguments.verbose.then(|| Box::new(|line: &str| println!("{line}")) as Listener);
+    let started = Instant::now();
+    let outcome = run(seed, &RunOptions::default(), listener);
+    print_violations(seed, &outcome);
+    print_summary(&outcome.statistics, 1, started.elapsed(), arguments.json);
+    if let Some(hash) = outcome.trace_hash {
+        println!("trace hash: {hash}");
+    }
+    outcome.violations.is_empty()
+}
+
+fn sweep(arguments: &Arguments) -> bool {
+    let started = Instant::now();
+    let mut all = Statistics::default();
+    let mut failed = 0_u64;
+    let mut told_at = started;
+    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
+        let outcome = run(seed, &RunOptions::default(), None);
+        all.add(&outcome.statistics);
+        failed += u64::from(!outcome.violations.is_empty());
+        print_violations(seed, &outcome);
+        if told_at.elapsed() >= Duration::from_secs(2) {
+            told_at = Instant::now();
+            let done = seed + 1 - arguments.from;
+            eprintln!("{done} of {} seeds, {failed} failed", arguments.seeds);
+        }
+    }
+    print_summary(&all, arguments.seeds, started.elapsed(), arguments.json);
+    failed == 0
+}
+
+fn print_violations(seed: u64, outcome: &Outcome) {
+    const SHOWN: usize = 5;
+    for violation in outcome.violations.iter().take(SHOWN) {
+        eprintln!("seed {seed}: {violation}");
+    }
+    if outcome.violations.len() > SHOWN {
+        eprintln!("seed {seed}: and {} more", outcome.violations.len() - SHOWN);
+    }
+    if !outcome.violations.is_empty() {
+        eprintln!("cargo xtask simulate --seed {seed}");
+    }
+}
+
+fn print_summary(all: &Statistics, seeds: u64, elapsed: Duration, json: bool) {
+    let counts = [
+        ("operations", all.operations),
+        ("acknowledged", all.acknowledged),
+        ("refused", all.refused),
+        ("unknown", all.unknown),
+        ("messages", all.messages),
+        ("logs", all.logs),
+        ("branches", all.branches),
+        ("openings", all.openings),
+        ("deaths while opening", all.deaths_while_opening),
+        ("backfills", all.backfills),
+        ("lost with disks", all.lost_with_disks),
+        ("frames", all.frames),
+        ("messages sent", all.messages_sent),
+        ("complaints", all.nacks),
+        ("lost requests", all.lost_requests),
+        ("stray requests", all.stray_requests),
+        ("lost answers", all.lost_replies),
+        ("events", all.events),
+    ];
+    let (virtual_time, recovery) = (all.virtual_time.as_secs(), all.longest_recovery.as_secs_f64());
+    if json {
+        let faults: Vec<String> =
+            all.faults.iter().map(|(kind, count)| format!("{:?}: {count}", kind.name())).collect();
+        let counts: Vec<String> =
+            counts.iter().map(|(name, count)| format!("{name:?}: {count}")).collect();
+        println!(
+            "{{\"seeds\": {seeds}, \"faults\": {{{}}}, {}, \"virtual seconds\": {virtual_time}, \
+             \"longest recovery seconds\": {recovery:.1}, \"elapsed seconds\": {:.1}}}",
+            faults.join(", "),
+            counts.join(", "),
+            elapsed.as_secs_f64()
+        );
+        return;
+    }
+    println!("{seeds} seeds, {virtual_time} s of virtual time in {:.1} s", elapsed.as_secs_f64());
+    println!("faults: {}", all.all_faults());
+    for (kind, count) in &all.faults {
+        println!("  {kind:<20} {count:>9}");
+    }
+    for (name, count) in counts {
+        println!("{name:<22} {count:>9}");
+    }
+    println!("longest recovery       {recovery:>9.1} s");
+}

@@ -1,0 +1,166 @@
+//! The checkers: one module a promise, each over the history and the final state
+//! alone. They know nothing of how the world was made.
+
+mod acknowledged;
+mod backfill;
+mod convergence;
+mod deletion;
+mod disks;
+mod identity;
+mod invented;
+mod nothing_lost;
+mod once;
+mod order;
+mod residency;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use interlock_core::identity::MessageName;
+use interlock_core::message::Message;
+use interlock_core::replication::rows::Rows;
+
+use crate::history::{FinalState, History};
+
+use disks::Disks;
+
+/// What is promised, by the names of the reliability page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promise {
+    /// I1: an acknowledged message survives.
+    AcknowledgedSurvives,
+    /// I2: nothing is lost on the way.
+    NothingLost,
+    /// I3: nothing is applied twice.
+    AppliedOnce,
+    /// I4: order along a path.
+    Order,
+    /// I5: nothing is invented.
+    NothingInvented,
+    /// I6: the directory converges.
+    Convergence,
+    /// I7: what is deleted stays deleted.
+    DeletedStays,
+    /// I10: one name, one content.
+    OneContent,
+    /// I12: no byte of a namespace outside its groups.
+    Residency,
+    /// A member that takes over a state accepts only with the whole of it.
+    WholeState,
+    /// I11 and everything else that is seen as it happens: the world comes back,
+    /// disks open, nobody complains of what cannot be.
+    NoIncident,
+}
+
+impl Promise {
+    /// The name that people look for.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AcknowledgedSurvives => "I1",
+            Self::NothingLost => "I2",
+            Self::AppliedOnce => "I3",
+            Self::Order => "I4",
+            Self::NothingInvented => "I5",
+            Self::Convergence => "I6",
+            Self::DeletedStays => "I7",
+            Self::OneContent => "I10",
+            Self::Residency => "I12",
+            Self::WholeState => "whole state",
+            Self::NoIncident => "I11",
+        }
+    }
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub promise: Promise,
+    /// How.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise.name(), self.detail)
+    }
+}
+
+/// What checkers read.
+pub(crate) struct Evidence<'a> {
+    pub(crate) history: &'a History,
+    pub(crate) end: &'a FinalState,
+    /// All messages held at the end, decoded.
+    pub(crate) messages: BTreeMap<MessageName, Message>,
+    /// The rows of all logs held at the end.
+    pub(crate) rows: Rows,
+    /// What the disks held, and what was lost with them.
+    pub(crate) disks: Disks,
+}
+
+/// Where violations go.
+pub(crate) struct Findings {
+    violations: Vec<Violation>,
+    promise: Promise,
+}
+
+impl Findings {
+    pub(crate) fn broken(&mut self, detail: String) {
+        self.violations.push(Violation { promise: self.promise, detail });
+    }
+}
+
+/// The verdict over one run.
+pub(crate) struct Verdict {
+    pub(crate) violations: Vec<Violation>,
+    /// Acknowledged messages whose only copies were lost with their disks.
+    pub(crate) lost_with_disks: u64,
+}
+
+/// Runs all checkers.
+pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
+    let mut findings = Findings { violations: Vec::new(), promise: Promise::NoIncident };
+    for incident in &history.incidents {
+        let place = incident.node.map_or_else(|| "the world".to_owned(), |it| format!("node {it}"));
+        findings.broken(format!("{place}: {}", incident.what));
+    }
+    let mut evidence = Evidence {
+        history,
+        end,
+        messages: BTreeMap::new(),
+        rows: Rows::new(),
+        disks: Disks::follow(&history.records),
+    };
+    findings.promise = Promise::NothingInvented;
+    for (name, bytes) in end.messages() {
+        match Message::decode(&Bytes::clone(bytes)) {
+            Ok(message) => _ = evidence.messages.insert(name, message),
+            Err(error) => findings.broken(format!("{name} cannot be read: {error}")),
+        }
+    }
+    findings.promise = Promise::OneContent;
+    for log in end.nodes.values().flat_map(|node| node.logs.values()) {
+        if let Err(conflict) = evidence.rows.insert(log.row.clone()) {
+            findings.broken(format!("{}: {conflict}", log.row.log));
+        }
+    }
+    let checkers: [(Promise, fn(&Evidence<'_>, &mut Findings)); 10] = [
+        (Promise::AcknowledgedSurvives, acknowledged::check),
+        (Promise::NothingLost, nothing_lost::check),
+        (Promise::AppliedOnce, once::check),
+        (Promise::Order, order::check),
+        (Promise::NothingInvented, invented::check),
+        (Promise::Convergence, convergence::check),
+        (Promise::DeletedStays, deletion::check),
+        (Promise::OneContent, identity::check),
+        (Promise::Residency, residency::check),
+        (Promise::WholeState, backfill::check),
+    ];
+    for (promise, checker) in checkers {
+        findings.promise = promise;
+        checker(&evidence, &mut findings);
+    }
+    let lost_with_disks = acknowledged::count_lost(&evidence);
+    Verdict { violations: findings.violations, lost_with_disks }
+}

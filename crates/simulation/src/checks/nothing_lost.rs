@@ -1,0 +1,51 @@
+//! I2: each log is contiguous at each member, goes as far as it ever did on any
+//! disk that is not replaced, and goes equally far everywhere.
+
+use interlock_core::identity::{Mark, MessageNumber};
+
+use super::{Evidence, Findings};
+
+pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
+    evidence.disks.shortened().iter().for_each(|what| findings.broken(what.clone()));
+    for (node, state) in &evidence.end.nodes {
+        for (name, log) in &state.logs {
+            let mut expected = log.row.first_m_id();
+            for (m_id, _) in &log.messages {
+                if *m_id != expected {
+                    findings.broken(format!("node {node}: {name} has {m_id} for {expected}"));
+                }
+                expected = m_id.next();
+            }
+            if expected != log.mark.m_id.next() {
+                let mark = log.mark.m_id;
+                findings.broken(format!("node {node}: {name} ends before {expected}, not {mark}"));
+            }
+        }
+    }
+    for (name, m_id) in evidence.disks.required() {
+        for (node, state) in evidence.end.members(name.namespace) {
+            let held = state.logs.get(name).map_or(MessageNumber::ZERO, |log| log.mark.m_id);
+            if held < m_id {
+                findings.broken(format!("node {node} holds {name} up to {held} of {m_id}"));
+            }
+        }
+    }
+    for namespace in evidence.end.namespaces() {
+        let mut first: Option<(_, Vec<(_, Mark)>)> = None;
+        for (node, state) in evidence.end.members(namespace) {
+            let marks: Vec<_> = state
+                .logs
+                .iter()
+                .filter(|(log, _)| log.namespace == namespace)
+                .map(|(log, held)| (*log, held.mark))
+                .collect();
+            match &first {
+                None => first = Some((node, marks)),
+                Some((other, expected)) if *expected != marks => {
+                    findings.broken(format!("nodes {other} and {node} differ in {namespace}"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}

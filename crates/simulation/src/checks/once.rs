@@ -1,0 +1,92 @@
+//! I3: each name is applied once on each disk, in the order of its log; what is
+//! held gives the chain hash that is told of it; and each sequence of a
+//! publisher's session is stored once along every path.
+
+use std::collections::BTreeMap;
+
+use interlock_core::identity::{
+    LogName, MessageName, MessageNumber, NodeNumber, PublisherSequence, SessionId,
+};
+
+use crate::history::Record;
+
+use super::{Evidence, Findings};
+
+pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
+    check_appended(evidence, findings);
+    check_chains(evidence, findings);
+    check_sessions(evidence, findings);
+}
+
+fn check_appended(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let mut disks: BTreeMap<NodeNumber, BTreeMap<LogName, MessageNumber>> = BTreeMap::new();
+    for record in &evidence.history.records {
+        match record {
+            Record::Opened { node, logs, .. } => {
+                let marks = logs.iter().map(|(log, mark)| (*log, mark.m_id)).collect();
+                disks.insert(*node, marks);
+            }
+            Record::Appended { node, name, row, .. } => {
+                let disk = disks.entry(*node).or_default();
+                let expected = match (disk.get(&name.log), row) {
+                    (Some(mark), None) => mark.next(),
+                    (None, Some(row)) => row.first_m_id(),
+                    (Some(_), Some(_)) => {
+                        findings.broken(format!("node {node}: {} begins twice", name.log));
+                        name.m_id
+                    }
+                    (None, None) => {
+                        findings.broken(format!("node {node}: {} has no beginning", name.log));
+                        name.m_id
+                    }
+                };
+                if name.m_id != expected {
+                    findings.broken(format!("node {node}: {name} where {expected} follows"));
+                }
+                disk.insert(name.log, name.m_id);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_chains(evidence: &Evidence<'_>, findings: &mut Findings) {
+    for (node, state) in &evidence.end.nodes {
+        for (name, log) in &state.logs {
+            let start = log.row.start_hash();
+            let hash = log.messages.iter().fold(start, |hash, (_, bytes)| hash.then(bytes));
+            if hash != log.mark.hash {
+                findings.broken(format!("node {node}: {name} does not give its chain hash"));
+            }
+        }
+    }
+}
+
+fn check_sessions(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let mut places: BTreeMap<(SessionId, PublisherSequence), Vec<MessageName>> = BTreeMap::new();
+    let mut last: BTreeMap<(LogName, SessionId), PublisherSequence> = BTreeMap::new();
+    for (name, message) in &evidence.messages {
+        let Some(publisher) = message.publisher else { continue };
+        let (session, sequence) = (publisher.session, publisher.sequence);
+        // One log is one run of the process: its answers are one sequence.
+        let before = last.insert((name.log, session), sequence);
+        if before.is_some_and(|before| before.get() + 1 != sequence.get()) {
+            findings.broken(format!("{name}: {session:?} {sequence} after {before:?}"));
+        }
+        let others = places.entry((session, sequence)).or_default();
+        for other in others.iter() {
+            let covers = |tip: &MessageName, other: &MessageName| {
+                evidence
+                    .rows
+                    .covered_through(tip, &other.log)
+                    .is_some_and(|through| through >= other.m_id)
+            };
+            // On branches that do not know of each other the same sequence may
+            // be stored twice: that is what a fork is.
+            if covers(name, other) || covers(other, name) {
+                findings.broken(format!("{session:?} {sequence} is both {other} and {name}"));
+            }
+        }
+        others.push(*name);
+    }
+}

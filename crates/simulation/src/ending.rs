@@ -1,0 +1,203 @@
+//! After the faults: all has to come right within a bounded time, to stay so
+//! without anyone talking much, and then every member shows what it holds.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use interlock_core::identity::{NamespaceNumber, NodeNumber};
+use interlock_storage::{LogStorage, StorageError};
+
+use crate::event::Event;
+use crate::history::{FinalChannel, FinalLog, FinalNamespace, FinalNode, Outcome, Record};
+use crate::machine::Machine;
+use crate::node::Process;
+use crate::world::{Phase, World};
+
+/// All has to be well so long after the faults: reconnecting takes up to ten
+/// seconds, a retransmission that backed off twelve, and a member that takes
+/// over a state does both after one another.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long it has to stay quiet.
+const QUIET_TIME: Duration = Duration::from_secs(5);
+
+impl World {
+    pub(crate) fn begin_healing(&mut self) {
+        self.phase = Phase::Healing;
+        self.after(LOOK_INTERVAL, Event::Look);
+        // Who has something to retry retries it.
+        let clients: Vec<_> = self.clients.keys().copied().collect();
+        for client in clients {
+            self.wake_client(client, LOOK_INTERVAL);
+        }
+    }
+
+    /// Looks whether all is well.
+    pub(crate) fn look(&mut self) {
+        let Some(trouble) = self.trouble() else {
+            let recovery = self.now.since(self.healed_at());
+            self.statistics.longest_recovery = recovery;
+            self.phase = Phase::Quiet;
+            self.quiet_from = (self.statistics.frames, self.statistics.nacks);
+            return self.after(QUIET_TIME, Event::QuietEnds);
+        };
+        if self.now.since(self.healed_at()) < RECOVERY_LIMIT {
+            return self.after(LOOK_INTERVAL, Event::Look);
+        }
+        let what = format!("not well {} s after the faults: {trouble}", RECOVERY_LIMIT.as_secs());
+        self.history.incident(None, what);
+        self.finish();
+    }
+
+    /// What keeps the world from being well, if anything does.
+    fn trouble(&self) -> Option<String> {
+        for (node, machine) in &self.machines {
+            let Some(process) = &machine.process else {
+                return Some(format!("node {node} is down"));
+            };
+            if let Some(trouble) = self.trouble_at(machine, process) {
+                return Some(format!("node {node}: {trouble}"));
+            }
+        }
+        let busy = self.busy_clients();
+        if !busy.is_empty() {
+            return Some(format!("clients wait: {busy:?}"));
+        }
+        None
+    }
+
+    fn trouble_at(&self, machine: &Machine, process: &Process) -> Option<String> {
+        let node = machine.node.number;
+        let topology = self.topology();
+        if process.topology().version != topology.version {
+            return Some(format!("has topology {}", process.topology().version));
+        }
+        for namespace in topology.namespaces_of(node) {
+            if !process.is_ready(namespace) {
+                return Some(format!("is not ready in namespace {namespace}"));
+            }
+        }
+        if !process.is_idle() {
+            return Some("has something to write".to_owned());
+        }
+        for peer in topology.peers_of(node) {
+            let queue = process.queue_of(peer.number);
+            if queue > 0 {
+                return Some(format!("node {} has not acknowledged {queue} messages", peer.number));
+            }
+        }
+        None
+    }
+
+    /// The time in which it had to be quiet is over.
+    pub(crate) fn end_quiet(&mut self) {
+        let (frames, nacks) = self.quiet_from;
+        let frames = self.statistics.frames - frames;
+        let nacks = self.statistics.nacks - nacks;
+        if frames + nacks > 0 {
+            let what = format!("{frames} frames and {nacks} complaints though nothing was new");
+            self.history.incident(None, what);
+        }
+        if let Some(trouble) = self.trouble() {
+            self.history.incident(None, format!("not well any more: {trouble}"));
+        }
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        self.phase = Phase::Over;
+        self.collect_final_state();
+        self.count();
+        let nodes: Vec<NodeNumber> = self.final_state.nodes.keys().copied().collect();
+        for node in nodes {
+            let namespaces = self.final_state.nodes[&node].namespaces.clone();
+            for (namespace, held) in namespaces {
+                let tips = u128::from_be_bytes(held.tips_digest);
+                let state = u128::from_be_bytes(held.shown_digest);
+                self.note(format_args!("n{node} ends {namespace}: {tips:032x} {state:032x}"));
+            }
+        }
+    }
+
+    fn collect_final_state(&mut self) {
+        let topology = std::sync::Arc::clone(self.topology());
+        for (node, machine) in &self.machines {
+            let Some(process) = &machine.process else { continue };
+            match final_node(process, &topology.namespaces_of(*node)) {
+                Ok(state) => _ = self.final_state.nodes.insert(*node, state),
+                Err(error) => {
+                    let what = format!("the disk cannot be read at the end: {error}");
+                    self.history.incident(Some(*node), what);
+                }
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        let statistics = &mut self.statistics;
+        for operation in self.history.operations() {
+            statistics.operations += 1;
+            match operation.outcome {
+                Outcome::Ok { .. } => statistics.acknowledged += 1,
+                Outcome::Fail => statistics.refused += 1,
+                Outcome::Unknown => statistics.unknown += 1,
+            }
+        }
+        let is_backfill = |record: &&Record| matches!(record, Record::Backfilled { .. });
+        statistics.backfills = self.history.records.iter().filter(is_backfill).count() as u64;
+        statistics.messages = self.final_state.messages().len() as u64;
+        let mut rows = BTreeSet::new();
+        let mut parents = BTreeSet::new();
+        for log in self.final_state.nodes.values().flat_map(|node| node.logs.values()) {
+            if !rows.insert(log.row.log) {
+                continue;
+            }
+            let is_fork = log.row.parents.iter().fold(log.row.parents.len() > 1, |fork, parent| {
+                !parents.insert((log.row.log.path(), parent.incarnation)) || fork
+            });
+            statistics.branches += u64::from(is_fork);
+        }
+        statistics.logs = rows.len() as u64;
+    }
+}
+
+fn final_node(
+    process: &Process,
+    namespaces: &[NamespaceNumber],
+) -> Result<FinalNode, StorageError> {
+    let mut node = FinalNode::default();
+    let storage = process.storage();
+    for (name, held) in process.admission().logs().iter() {
+        let mut messages = Vec::new();
+        let mut from = held.row.first_m_id();
+        while from <= held.durable.m_id {
+            let read = storage.read(name, from, held.durable.m_id, usize::MAX)?;
+            let Some(last) = read.last() else { break };
+            from = last.m_id.next();
+            messages.extend(read.into_iter().map(|message| (message.m_id, message.bytes)));
+        }
+        let (row, mark) = (held.row.clone(), held.durable);
+        node.logs.insert(*name, FinalLog { row, mark, messages });
+    }
+    for namespace in namespaces {
+        let admission = process.admission();
+        let shown = process.directories().directory(*namespace);
+        let channels = shown.map_or_else(Default::default, |directory| {
+            directory
+                .list("", None)
+                .map(|(channel, definition)| {
+                    let (epoch, deleted) = (definition.epoch(), definition.is_deleted());
+                    (channel.clone(), FinalChannel { epoch, deleted })
+                })
+                .collect()
+        });
+        let state = FinalNamespace {
+            admission_digest: admission.directory(*namespace).map_or([0; 16], |it| it.digest()),
+            shown_digest: shown.map_or([0; 16], |directory| directory.digest()),
+            tips_digest: admission.logs().tips_digest(*namespace),
+            channels,
+        };
+        node.namespaces.insert(*namespace, state);
+    }
+    Ok(node)
+}

@@ -1,0 +1,107 @@
+//! What can happen in a world, each in a line of the trace.
+
+use std::fmt;
+use std::sync::Arc;
+
+use interlock_core::clock::Moment;
+use interlock_core::identity::{NamespaceNumber, NodeNumber};
+use interlock_core::topology::Topology;
+
+use crate::faults::FaultKind;
+use crate::history::ClientNumber;
+use crate::network::{Delivery, ProcessNumber, StreamNumber};
+use crate::requests::{Reply, Request, RequestName};
+
+/// One event.
+#[derive(Debug)]
+pub enum Event {
+    /// A node's process starts, if it is not there.
+    Start(NodeNumber),
+    /// A stream reaches its callee.
+    Accepted(StreamNumber),
+    /// A stream is open at its caller.
+    Opened(StreamNumber),
+    /// A peer could not be reached.
+    ConnectFailed(NodeNumber, ProcessNumber, NodeNumber),
+    /// Something arrives on a stream.
+    Deliver(Delivery),
+    /// The writer's thread runs.
+    WriterRuns(NodeNumber, ProcessNumber),
+    /// A sync is done.
+    SyncEnds(NodeNumber, ProcessNumber),
+    /// A process has waited long enough.
+    Timer(NodeNumber, Moment),
+    /// A request reaches a node.
+    RequestArrives(NodeNumber, Box<Request>),
+    /// An answer reaches a client.
+    ReplyArrives(Box<Reply>),
+    /// A client has waited long enough for an answer.
+    RequestTimesOut(RequestName),
+    /// A client does what it likes.
+    ClientWakes(ClientNumber, Moment),
+    /// A founder tells the control-plane what it has opened.
+    RecordOpened(NodeNumber, Vec<NamespaceNumber>),
+    /// The control-plane tells a node the newest topology.
+    TopologyTold(NodeNumber, Arc<Topology>),
+    /// Somebody copies a node's disk.
+    DiskCopied(NodeNumber),
+    /// Something goes wrong.
+    Fault(FaultKind),
+    /// Two nodes are cut off from each other once more, and then some times.
+    FlapsAgain(NodeNumber, NodeNumber, u32),
+    /// Something is right again.
+    FaultEnds(FaultEnd),
+    /// Everything is right again.
+    Heal,
+    /// Somebody looks whether all is well.
+    Look,
+    /// It has been quiet for a while.
+    QuietEnds,
+}
+
+/// What is right again.
+#[derive(Clone, Debug)]
+pub enum FaultEnd {
+    /// Directions are open again.
+    Unblocked(Vec<(NodeNumber, NodeNumber)>),
+    /// Frames between two nodes take as long as they should.
+    Undelayed(NodeNumber, NodeNumber),
+    /// A node's syncs take as long as they should.
+    SyncRestored(NodeNumber),
+    /// A node hears from the control-plane.
+    ControlPlaneBack(NodeNumber),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(node) => write!(f, "n{node} starts"),
+            Self::Accepted(stream) => write!(f, "{stream} accepted"),
+            Self::Opened(stream) => write!(f, "{stream} opened"),
+            Self::ConnectFailed(node, process, peer) => {
+                write!(f, "n{node} {process} does not reach n{peer}")
+            }
+            Self::Deliver(delivery) => write!(f, "{} {:?}", delivery.stream, delivery.direction),
+            Self::WriterRuns(node, process) => write!(f, "n{node} {process} writes"),
+            Self::SyncEnds(node, process) => write!(f, "n{node} {process} has synced"),
+            Self::Timer(node, _) => write!(f, "n{node} timer"),
+            Self::RequestArrives(node, request) => write!(f, "n{node} <- {request}"),
+            Self::ReplyArrives(reply) => write!(f, "-> {reply}"),
+            Self::RequestTimesOut(name) => write!(f, "{name} times out"),
+            Self::ClientWakes(client, _) => write!(f, "{client} wakes"),
+            Self::RecordOpened(node, namespaces) => write!(f, "n{node} has opened {namespaces:?}"),
+            Self::TopologyTold(node, topology) => {
+                write!(f, "n{node} is told topology {}", topology.version)
+            }
+            Self::DiskCopied(node) => write!(f, "n{node}'s disk is copied"),
+            Self::Fault(kind) => write!(f, "FAULT {kind}"),
+            Self::FlapsAgain(one, other, times) => {
+                write!(f, "FAULT n{one} and n{other} flap, {times} times more")
+            }
+            Self::FaultEnds(end) => write!(f, "FAULT ends: {end:?}"),
+            Self::Heal => f.write_str("HEAL"),
+            Self::Look => f.write_str("look"),
+            Self::QuietEnds => f.write_str("QUIET ends"),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The kinds of faults that a world may have.
+
+use std::fmt;
+
+/// One kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// A stream breaks; what is under way on it is lost.
+    StreamBreak,
+    /// Frames between two nodes take long for a while.
+    Delay,
+    /// One direction between two nodes is blocked for a while.
+    OneWayPartition,
+    /// A part of the nodes is cut off from the others for a while.
+    Partition,
+    /// Two nodes are cut off from each other, again and again.
+    Flapping,
+    /// A process dies, with or without its machine, and starts again.
+    Crash,
+    /// All machines lose their power at once.
+    PowerCut,
+    /// An old copy of a node's disk is put back.
+    RestoredCopy,
+    /// A node's disk is emptied.
+    WipedDisk,
+    /// A node's wall clock jumps.
+    ClockJump,
+    /// A node's syncs take long for a while.
+    SlowSync,
+    /// A write or a sync fails, and the process ends.
+    DiskError,
+    /// A namespace is placed on more regions.
+    NamespaceGrowth,
+    /// A node does not hear of newer topologies from the control-plane.
+    ControlPlaneLost,
+}
+
+impl FaultKind {
+    /// All kinds.
+    pub const ALL: [Self; 14] = [
+        Self::StreamBreak,
+        Self::Delay,
+        Self::OneWayPartition,
+        Self::Partition,
+        Self::Flapping,
+        Self::Crash,
+        Self::PowerCut,
+        Self::RestoredCopy,
+        Self::WipedDisk,
+        Self::ClockJump,
+        Self::SlowSync,
+        Self::DiskError,
+        Self::NamespaceGrowth,
+        Self::ControlPlaneLost,
+    ];
+
+    /// How many seeds of a hundred have faults of this kind.
+    pub const fn percent_of_seeds(self) -> u64 {
+        match self {
+            Self::Crash => 70,
+            Self::StreamBreak | Self::Partition | Self::OneWayPartition => 50,
+            Self::Delay | Self::Flapping | Self::ClockJump | Self::SlowSync => 40,
+            Self::RestoredCopy | Self::WipedDisk | Self::PowerCut => 30,
+            Self::DiskError | Self::NamespaceGrowth | Self::ControlPlaneLost => 30,
+        }
+    }
+
+    /// The name that people read.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StreamBreak => "stream break",
+            Self::Delay => "delay",
+            Self::OneWayPartition => "one-way partition",
+            Self::Partition => "partition",
+            Self::Flapping => "flapping",
+            Self::Crash => "crash",
+            Self::PowerCut => "power cut",
+            Self::RestoredCopy => "restored copy",
+            Self::WipedDisk => "wiped disk",
+            Self::ClockJump => "clock jump",
+            Self::SlowSync => "slow sync",
+            Self::DiskError => "disk error",
+            Self::NamespaceGrowth => "namespace growth",
+            Self::ControlPlaneLost => "control-plane lost",
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

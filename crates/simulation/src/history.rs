@@ -1,0 +1,348 @@
+//! What a run leaves behind for the checkers: every client operation with its
+//! outcome, what each node did, what happened to each disk, and at the end what
+//! every member holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use interlock_core::identity::{
+    ChainHash, Epoch, Incarnation, LogName, Mark, MessageName, MessageNumber, NamespaceNumber,
+    NodeNumber, PublisherSequence, SessionId,
+};
+use interlock_core::names::ChannelName;
+use interlock_core::replication::rows::Row;
+use interlock_core::topology::Topology;
+
+use crate::network::ProcessNumber;
+
+/// Names a client of the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientNumber(u32);
+
+impl ClientNumber {
+    /// Wraps the raw number.
+    pub const fn new(raw: u32) -> Self {
+        Self(raw)
+    }
+}
+
+impl std::fmt::Display for ClientNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "c{}", self.0)
+    }
+}
+
+/// Names an operation: its place in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OperationNumber(usize);
+
+/// What a client wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// To publish, in a session or without one.
+    Publish {
+        /// The channel.
+        channel: ChannelName,
+        /// The content, unlike that of all other operations.
+        payload: Bytes,
+        /// The place in a session.
+        position: Option<(SessionId, PublisherSequence)>,
+    },
+    /// To create a channel.
+    Create {
+        /// The channel.
+        channel: ChannelName,
+        /// The description, unlike that of all other operations.
+        description: String,
+    },
+    /// To update a channel.
+    Update {
+        /// The channel.
+        channel: ChannelName,
+        /// The description, unlike that of all other operations.
+        description: String,
+    },
+    /// To delete a channel.
+    Delete {
+        /// The channel.
+        channel: ChannelName,
+    },
+}
+
+/// What the client knows of it at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing: it timed out, or its connection broke.
+    Unknown,
+    /// It was acknowledged.
+    Ok {
+        /// The message, where the answer told it.
+        name: Option<MessageName>,
+    },
+    /// It was refused: nothing is stored.
+    Fail,
+}
+
+/// One operation of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Who.
+    pub client: ClientNumber,
+    /// Where.
+    pub node: NodeNumber,
+    /// The namespace.
+    pub namespace: NamespaceNumber,
+    /// What.
+    pub attempt: Attempt,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Why a disk holds something else from one moment to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replacement {
+    /// It was emptied.
+    Wiped,
+    /// An old copy was put back.
+    Restored,
+}
+
+/// What happened at a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A process opened the disk and found this.
+    Opened {
+        /// The node.
+        node: NodeNumber,
+        /// The run.
+        process: ProcessNumber,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// What the opening walk left, all of it durable.
+        logs: Vec<(LogName, Mark)>,
+    },
+    /// A message was appended.
+    Appended {
+        /// The node.
+        node: NodeNumber,
+        /// The message.
+        name: MessageName,
+        /// The chain hash after it.
+        hash: ChainHash,
+        /// The log's row, with its first message.
+        row: Option<Row>,
+    },
+    /// A log became durable up to a mark, as the node says.
+    Durable {
+        /// The node.
+        node: NodeNumber,
+        /// The log.
+        log: LogName,
+        /// The mark.
+        mark: Mark,
+    },
+    /// The projections took a message in.
+    Applied {
+        /// The node.
+        node: NodeNumber,
+        /// The message.
+        name: MessageName,
+    },
+    /// The durable directory shows a channel like this from now on.
+    Shown {
+        /// The node.
+        node: NodeNumber,
+        /// The namespace.
+        namespace: NamespaceNumber,
+        /// The channel.
+        channel: ChannelName,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Whether that is deleted.
+        deleted: bool,
+    },
+    /// A publisher was told that so many other members hold a message.
+    HeldByPeers {
+        /// The origin.
+        node: NodeNumber,
+        /// The message.
+        name: MessageName,
+        /// How many, beside the origin.
+        peers: usize,
+    },
+    /// A member accepts in a namespace from now on.
+    Ready {
+        /// The node.
+        node: NodeNumber,
+        /// The namespace.
+        namespace: NamespaceNumber,
+    },
+    /// A member has taken over the state of a namespace.
+    Backfilled {
+        /// The node.
+        node: NodeNumber,
+        /// The namespace.
+        namespace: NamespaceNumber,
+    },
+    /// A disk holds other contents from now on.
+    Replaced {
+        /// The node.
+        node: NodeNumber,
+        /// How.
+        by: Replacement,
+        /// What it holds now.
+        logs: BTreeMap<LogName, Mark>,
+    },
+    /// There is a newer topology.
+    TopologyEdited(Arc<Topology>),
+}
+
+/// Something that must not happen and was seen as it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// Where.
+    pub node: Option<NodeNumber>,
+    /// What.
+    pub what: String,
+}
+
+/// Everything that happened.
+#[derive(Debug, Default)]
+pub struct History {
+    operations: Vec<Operation>,
+    /// In order of time.
+    pub records: Vec<Record>,
+    /// In order of time.
+    pub incidents: Vec<Incident>,
+}
+
+impl History {
+    /// Nothing has happened.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A client begins an operation; its outcome is unknown.
+    pub fn begin(&mut self, operation: Operation) -> OperationNumber {
+        self.operations.push(operation);
+        OperationNumber(self.operations.len() - 1)
+    }
+
+    /// A client learns what became of an operation.
+    pub fn end(&mut self, number: OperationNumber, outcome: Outcome) {
+        self.operations[number.0].outcome = outcome;
+    }
+
+    /// One operation.
+    pub fn operation(&self, number: OperationNumber) -> &Operation {
+        &self.operations[number.0]
+    }
+
+    /// The publication takes another place in its session.
+    pub fn renumber(&mut self, number: OperationNumber, place: (SessionId, PublisherSequence)) {
+        if let Attempt::Publish { position, .. } = &mut self.operations[number.0].attempt {
+            *position = Some(place);
+        }
+    }
+
+    /// All operations.
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    /// Notes what must not happen.
+    pub fn incident(&mut self, node: Option<NodeNumber>, what: String) {
+        self.incidents.push(Incident { node, what });
+    }
+}
+
+/// One log as a member's disk has it at the end.
+#[derive(Clone, Debug)]
+pub struct FinalLog {
+    /// Its name and parents.
+    pub row: Row,
+    /// How far it goes, durably.
+    pub mark: Mark,
+    /// Its messages, from the first to the last.
+    pub messages: Vec<(MessageNumber, Bytes)>,
+}
+
+/// A channel as a member shows it at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FinalChannel {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Whether that is deleted.
+    pub deleted: bool,
+}
+
+/// One namespace at a member at the end.
+#[derive(Clone, Debug, Default)]
+pub struct FinalNamespace {
+    /// Of the directory that admission reads.
+    pub admission_digest: [u8; 16],
+    /// Of the directory that is shown.
+    pub shown_digest: [u8; 16],
+    /// Of all tips.
+    pub tips_digest: [u8; 16],
+    /// What is shown.
+    pub channels: BTreeMap<ChannelName, FinalChannel>,
+}
+
+/// One node at the end.
+#[derive(Clone, Debug, Default)]
+pub struct FinalNode {
+    /// What its disk has, read back.
+    pub logs: BTreeMap<LogName, FinalLog>,
+    /// The namespaces that it is a member of.
+    pub namespaces: BTreeMap<NamespaceNumber, FinalNamespace>,
+}
+
+/// What every node holds after healing and quiet.
+#[derive(Clone, Debug, Default)]
+pub struct FinalState {
+    /// The nodes.
+    pub nodes: BTreeMap<NodeNumber, FinalNode>,
+}
+
+impl FinalState {
+    /// The members of a namespace.
+    pub fn members(
+        &self,
+        namespace: NamespaceNumber,
+    ) -> impl Iterator<Item = (NodeNumber, &FinalNode)> {
+        self.nodes
+            .iter()
+            .filter(move |(_, node)| node.namespaces.contains_key(&namespace))
+            .map(|(number, node)| (*number, node))
+    }
+
+    /// All namespaces that have members.
+    pub fn namespaces(&self) -> BTreeSet<NamespaceNumber> {
+        self.nodes.values().flat_map(|node| node.namespaces.keys().copied()).collect()
+    }
+
+    /// Whether every member of the log's namespace holds a message.
+    pub fn missing_at(&self, name: &MessageName) -> Vec<NodeNumber> {
+        self.members(name.log.namespace)
+            .filter(|(_, node)| {
+                node.logs
+                    .get(&name.log)
+                    .is_none_or(|log| name.m_id > log.mark.m_id || name.m_id < log.row.first_m_id())
+            })
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    /// All messages that any member holds, each once.
+    pub fn messages(&self) -> BTreeMap<MessageName, &Bytes> {
+        let mut all = BTreeMap::new();
+        for (log, held) in self.nodes.values().flat_map(|node| &node.logs) {
+            for (m_id, bytes) in &held.messages {
+                all.insert(MessageName { log: *log, m_id: *m_id }, bytes);
+            }
+        }
+        all
+    }
+}

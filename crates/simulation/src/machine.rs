@@ -1,0 +1,225 @@
+//! A machine: a disk, old copies of it, a clock, and a process that comes and
+//! goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use interlock_core::clock::{Moment, WallTime};
+use interlock_core::identity::{Incarnation, LogName, Mark, NamespaceNumber, TopologyVersion};
+use interlock_core::topology::{Node, Topology};
+use interlock_storage::{LogStorage, Loss, MemoryDisk, MemoryStorage, OpenError, Recovery};
+
+use crate::network::{Endpoint, ProcessNumber};
+use crate::node::{Process, ProcessConfig, Start, TOPOLOGY_DOCUMENT};
+use crate::opening::OpeningError;
+use crate::random::Random;
+
+/// The wall clock at the beginning of the world: 2026-01-01.
+const EPOCH_MILLISECONDS: u64 = 1_767_225_600_000;
+
+/// An old copy of a disk.
+#[derive(Debug)]
+pub struct SavedCopy {
+    /// The copy.
+    pub disk: MemoryDisk,
+    /// What it holds, durably once it is opened.
+    pub logs: BTreeMap<LogName, Mark>,
+    /// The namespaces that it says to have been ready in.
+    pub recorded: BTreeSet<NamespaceNumber>,
+}
+
+/// One node's machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// The node as the topology names it.
+    pub node: Node,
+    /// Its disk.
+    pub disk: MemoryDisk,
+    /// Old copies of the disk.
+    pub copies: Vec<SavedCopy>,
+    /// The process, while there is one.
+    pub process: Option<Process>,
+    /// The number of the process, or of the last one.
+    pub process_number: ProcessNumber,
+    /// When that was started.
+    pub started_at: Moment,
+    /// How far the wall clock is off.
+    pub clock_offset_milliseconds: i64,
+    /// How many times longer than usual a sync takes.
+    pub sync_factor: u32,
+    /// Whether it hears from the control-plane.
+    pub hears_control_plane: bool,
+    /// Whether a write or a sync was made to fail.
+    pub disk_may_fail: bool,
+    /// When the process wants to be called, as scheduled.
+    pub timer_at: Option<Moment>,
+    /// The namespaces that its disk says to have been ready in.
+    pub recorded: BTreeSet<NamespaceNumber>,
+    /// What the last process had appended.
+    pub remembered: Vec<(LogName, Mark)>,
+    /// What its disk holds for certain: as opened, and synced since.
+    pub durable: BTreeMap<LogName, Mark>,
+}
+
+/// Why a process did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// It died again while it opened its disk.
+    Died,
+    /// The storage refused the disk.
+    Storage(OpenError),
+    /// The disk contradicts itself.
+    Opening(OpeningError),
+}
+
+/// What starting a process needs of the world.
+pub struct Starter<'a> {
+    /// Chance.
+    pub random: &'a mut Random,
+    /// Now.
+    pub now: Moment,
+    /// The number of the new process.
+    pub process: ProcessNumber,
+    /// All topologies that ever were.
+    pub topologies: &'a BTreeMap<TopologyVersion, Arc<Topology>>,
+    /// How the process is to be.
+    pub config: ProcessConfig,
+    /// In so many of a hundred cases the process dies while it opens its disk.
+    pub dies_percent: u64,
+}
+
+impl Machine {
+    /// A machine with an empty disk.
+    pub fn new(node: Node) -> Self {
+        Self {
+            node,
+            disk: MemoryDisk::new(),
+            copies: Vec::new(),
+            process: None,
+            process_number: ProcessNumber::new(0),
+            started_at: Moment::START,
+            clock_offset_milliseconds: 0,
+            sync_factor: 1,
+            hears_control_plane: true,
+            disk_may_fail: false,
+            timer_at: None,
+            recorded: BTreeSet::new(),
+            remembered: Vec::new(),
+            durable: BTreeMap::new(),
+        }
+    }
+
+    /// What the machine's wall clock shows.
+    pub fn wall(&self, now: Moment) -> WallTime {
+        let right = EPOCH_MILLISECONDS + now.since_start().as_millis() as u64;
+        WallTime::new(right.saturating_add_signed(self.clock_offset_milliseconds))
+    }
+
+    /// Sets the wall clock to the beginning of 1970.
+    pub fn set_clock_to_1970(&mut self, now: Moment) {
+        let right = EPOCH_MILLISECONDS + now.since_start().as_millis() as u64;
+        self.clock_offset_milliseconds = -(right as i64);
+    }
+
+    /// A moment as the process counts it.
+    pub fn local(&self, now: Moment) -> Moment {
+        Moment::new(now.since(self.started_at))
+    }
+
+    /// The end of a stream at the present process.
+    pub const fn endpoint(&self) -> Endpoint {
+        Endpoint { node: self.node.number, process: self.process_number }
+    }
+
+    /// Brings up to date what the disk says about readiness.
+    pub fn note_readiness(&mut self) {
+        if let Some(process) = &self.process {
+            let namespaces = process.topology().namespaces_of(self.node.number);
+            let ready = namespaces.into_iter().filter(|namespace| process.is_ready(*namespace));
+            self.recorded.extend(ready);
+        }
+    }
+
+    /// Starts a process over the disk.
+    pub fn start(&mut self, starter: Starter<'_>) -> Result<Recovery, StartError> {
+        let Starter { random, now, process, topologies, config, dies_percent } = starter;
+        let (storage, recovery) = MemoryStorage::open(&self.disk).map_err(StartError::Storage)?;
+        // What the walk left is durable, whatever becomes of this process.
+        self.durable = recovery.logs.iter().map(|log| (log.row.log, log.mark)).collect();
+        if random.chance(dies_percent) {
+            drop(storage);
+            self.crash(random);
+            return Err(StartError::Died);
+        }
+        let topology = self
+            .known_topology(&storage, topologies)
+            .map_err(|error| StartError::Opening(error.into()))?;
+        let incarnation = Incarnation::new(random.nonzero_bits()).expect("not zero");
+        let remembered = std::mem::take(&mut self.remembered);
+        let start = Start { node: self.node.clone(), topology, incarnation, remembered };
+        self.process_number = process;
+        self.started_at = now;
+        self.timer_at = None;
+        self.disk_may_fail = false;
+        let opened = Process::open(storage, &recovery, start, config, self.wall(now));
+        self.process = Some(opened.map_err(StartError::Opening)?);
+        Ok(recovery)
+    }
+
+    /// The newest topology that the machine can get at: the control-plane's, or
+    /// the one on its disk.
+    fn known_topology(
+        &self,
+        storage: &MemoryStorage,
+        topologies: &BTreeMap<TopologyVersion, Arc<Topology>>,
+    ) -> Result<Arc<Topology>, interlock_storage::StorageError> {
+        let newest = topologies.values().next_back().expect("there is a first topology");
+        let stored = storage.load_document(TOPOLOGY_DOCUMENT)?;
+        let known = stored.filter(|_| !self.hears_control_plane).and_then(|bytes| {
+            let (generation, number) = bytes.split_at_checked(8)?;
+            let version = TopologyVersion {
+                generation: u64::from_be_bytes(generation.try_into().ok()?),
+                number: u64::from_be_bytes(number.try_into().ok()?),
+            };
+            topologies.get(&version)
+        });
+        Ok(Arc::clone(known.unwrap_or(newest)))
+    }
+
+    /// The process dies, and the disk loses what the fault takes. Returns whether
+    /// the operating system was there to close its connections.
+    pub fn crash(&mut self, random: &mut Random) -> bool {
+        let loss = match random.below(8) {
+            0..2 => Loss::Nothing,
+            2..4 => Loss::Unsynced,
+            4..6 => Loss::Suffix,
+            6 => Loss::SuffixPerLog,
+            _ => Loss::MiddleRun,
+        };
+        self.crash_losing(loss, random);
+        loss == Loss::Nothing
+    }
+
+    /// The same with a certain loss.
+    pub fn crash_losing(&mut self, loss: Loss, random: &mut Random) {
+        self.note_readiness();
+        if let Some(process) = self.process.take() {
+            self.remembered = process.appended_marks();
+        }
+        self.timer_at = None;
+        self.disk.crash(loss, &mut |most| random.between(0, most as u64) as usize);
+    }
+
+    /// Copies the disk as it is, with what is in the page cache.
+    pub fn save_copy(&mut self) {
+        const KEPT: usize = 3;
+        self.note_readiness();
+        let Some(process) = &self.process else { return };
+        let logs = process.appended_marks().into_iter().collect();
+        let recorded = self.recorded.clone();
+        self.copies.push(SavedCopy { disk: self.disk.copy(), logs, recorded });
+        if self.copies.len() > KEPT {
+            self.copies.remove(0);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Opening a node's disk: the storage's walk, then what the log means, then the
+//! record of the opening; only after that anything is accepted or served.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use interlock_core::admission::RecoveredState;
+use interlock_core::directory::Directory;
+use interlock_core::identity::{
+    LogName, MessageName, MessageNumber, NamespaceNumber, NodeNumber, PathName, ShardNumber,
+};
+use interlock_core::message::{ChannelAction, ChannelOperation, MessageHead, MessageKind};
+use interlock_core::projection::{
+    DirectoryProjection, ProjectedLog, Projection, ProjectionKind, ProjectionOpening, Publishers,
+    PublishersProjection, opening_of,
+};
+use interlock_storage::{LogStorage, MemoryStorage, RecoveredLog, Recovery, StorageError};
+
+use crate::planted_bug::PlantedBug;
+
+/// Entries read from a stored projection at a time: few, so that pages matter.
+const SCAN_ENTRIES: usize = 16;
+/// Bytes read from a log at a time, for the same reason.
+const READ_BYTES: usize = 1024;
+
+/// What a disk means, as of its durable end.
+#[derive(Debug)]
+pub struct Opened {
+    /// For admission.
+    pub recovered: RecoveredState,
+    /// The directories that are shown.
+    pub directories: DirectoryProjection,
+    /// The sessions as they are stored.
+    pub publishers: PublishersProjection,
+}
+
+/// Why a disk's meaning could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningError {
+    /// The disk refuses.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// What the walk left contradicts itself.
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
+/// Takes up what the storage's walk left.
+pub fn take_up(
+    storage: &MemoryStorage,
+    recovery: &Recovery,
+    me: NodeNumber,
+    planted: Option<PlantedBug>,
+) -> Result<Opened, OpeningError> {
+    let mut recovered = RecoveredState::new();
+    for log in &recovery.logs {
+        recovered
+            .insert_log(log.row.clone(), log.mark, log.floor, log.last_stamp)
+            .map_err(|conflict| OpeningError::Inconsistent(conflict.to_string()))?;
+    }
+    let logs: Vec<ProjectedLog> = recovery.logs.iter().map(projected_log).collect();
+    let mut directories: DirectoryProjection = open_projection(storage, recovery, &logs)?;
+    let mut publishers: PublishersProjection = open_projection(storage, recovery, &logs)?;
+    publishers.set_origin(me);
+    recovered.publishers = load_sessions(storage, recovery, me)?;
+
+    // Parents before children: a log's number begins above its parents'.
+    let mut in_order: Vec<&RecoveredLog> = recovery.logs.iter().collect();
+    in_order.sort_by_key(|log| (log.row.first_m_id(), log.row.log));
+    for log in in_order {
+        let name = log.row.log;
+        let start = log.row.first_m_id().previous();
+        let own = name.origin == me;
+        let directory_from = directories.position_of(&name).max(start);
+        let sessions_from = publishers.position_of(&name).max(start);
+        let from = if own { directory_from.min(sessions_from) } else { directory_from };
+        for_each_message(storage, name, from.next(), log.mark.m_id, |name, head| {
+            if !is_forgotten(planted, head) {
+                directories.apply(name, head);
+            }
+            if planted != Some(PlantedBug::SessionsNotReplayed) {
+                publishers.apply(name, head);
+                if own && name.m_id > sessions_from {
+                    let sessions = recovered.publishers.entry(name.log.namespace).or_default();
+                    sessions.apply(name, head);
+                }
+            }
+        })?;
+    }
+    recovered.directories = directories
+        .directories()
+        .map(|(namespace, directory)| (namespace, directory.clone()))
+        .collect::<BTreeMap<NamespaceNumber, Directory>>();
+    Ok(Opened { recovered, directories, publishers })
+}
+
+/// Whether a planted bug leaves a message out of the replay.
+fn is_forgotten(planted: Option<PlantedBug>, head: &MessageHead<'_>) -> bool {
+    match planted {
+        Some(PlantedBug::DirectoryNotReplayed) => true,
+        Some(PlantedBug::TombstonesForgotten) if head.kind == MessageKind::ChannelOperation => {
+            let payload = Bytes::copy_from_slice(head.payload);
+            ChannelOperation::decode(&payload)
+                .is_ok_and(|operation| operation.action == ChannelAction::Delete)
+        }
+        _ => false,
+    }
+}
+
+fn projected_log(log: &RecoveredLog) -> ProjectedLog {
+    let start = log.row.first_m_id().previous();
+    // The point before the first message is no loss.
+    let floor = if log.floor.m_id > start { log.floor.m_id } else { MessageNumber::ZERO };
+    ProjectedLog { log: log.row.log, floor, held: log.mark.m_id }
+}
+
+fn open_projection<P: Projection>(
+    storage: &MemoryStorage,
+    recovery: &Recovery,
+    logs: &[ProjectedLog],
+) -> Result<P, OpeningError> {
+    let stored = storage.projection(P::KIND)?;
+    let is_ahead = recovery.projections_ahead.contains(&P::KIND);
+    if let (Some(position), ProjectionOpening::Load, false) =
+        (&stored, opening_of(stored.as_ref(), P::LAYOUT, logs), is_ahead)
+    {
+        let prefixes = P::prefixes_to_load(position);
+        return P::load(position, scan_all(storage, P::KIND, &prefixes)?, logs)
+            .map_err(|error| OpeningError::Inconsistent(format!("{:?}: {error}", P::KIND)));
+    }
+    let kept = scan_all(storage, P::KIND, &P::prefixes_to_keep())?;
+    let projection = P::rebuild(kept, logs)
+        .map_err(|error| OpeningError::Inconsistent(format!("{:?}: {error}", P::KIND)))?;
+    storage.reset_projection(P::KIND)?;
+    Ok(projection)
+}
+
+fn load_sessions(
+    storage: &MemoryStorage,
+    recovery: &Recovery,
+    me: NodeNumber,
+) -> Result<BTreeMap<NamespaceNumber, Publishers>, OpeningError> {
+    let mut sessions = BTreeMap::new();
+    for log in recovery.logs.iter().filter(|log| log.row.log.origin == me) {
+        let namespace = log.row.log.namespace;
+        if sessions.contains_key(&namespace) {
+            continue;
+        }
+        let path = PathName { namespace, shard: ShardNumber::new(0), origin: me };
+        let prefix = PublishersProjection::prefix(namespace);
+        let stored = scan_all(storage, ProjectionKind::Publishers, &[prefix])?;
+        let publishers = Publishers::load(path, stored)
+            .map_err(|error| OpeningError::Inconsistent(error.to_string()))?;
+        sessions.insert(namespace, publishers);
+    }
+    Ok(sessions)
+}
+
+fn for_each_message(
+    storage: &MemoryStorage,
+    log: LogName,
+    mut from: MessageNumber,
+    through: MessageNumber,
+    mut see: impl FnMut(&MessageName, &MessageHead<'_>),
+) -> Result<(), OpeningError> {
+    while from <= through {
+        let read = storage.read(&log, from, through, READ_BYTES)?;
+        let Some(last) = read.last() else { break };
+        from = last.m_id.next();
+        for message in &read {
+            let name = MessageName { log, m_id: message.m_id };
+            let head = MessageHead::decode(&message.bytes)
+                .map_err(|error| OpeningError::Inconsistent(format!("{name}: {error}")))?;
+            see(&name, &head);
+        }
+    }
+    Ok(())
+}
+
+fn scan_all(
+    storage: &MemoryStorage,
+    kind: ProjectionKind,
+    prefixes: &[Bytes],
+) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+    let mut entries: Vec<(Bytes, Bytes)> = Vec::new();
+    for prefix in prefixes {
+        let mut after: Option<Bytes> = None;
+        loop {
+            let page = storage.scan_projection(kind, prefix, after.as_deref(), SCAN_ENTRIES)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            entries.extend(page);
+        }
+    }
+    Ok(entries)
+}

@@ -1,0 +1,256 @@
+//! What a seed decides before anything happens: the mesh, the workload, the
+//! weather. Each seed has some kinds of faults and not others, so that every
+//! pair of kinds is met both together and apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use interlock_core::clock::Moment;
+use interlock_core::identity::{
+    FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion,
+};
+use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
+use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Topology};
+
+use crate::clients::{ClientKind, Place};
+use crate::faults::FaultKind;
+use crate::history::ClientNumber;
+use crate::random::Random;
+
+/// The namespace that every node is a member of.
+pub const EVERYWHERE: NamespaceNumber = NamespaceNumber::new(1);
+/// The namespace that only some regions have, where there are several.
+pub const SOMEWHERE: NamespaceNumber = NamespaceNumber::new(2);
+
+const CHANNELS: [&str; 6] = ["news", "prices/EUR", "prices/USD", "live", "config", "a/b/c"];
+
+/// From the shortest to the longest.
+pub type Span = (Duration, Duration);
+
+/// How the machines and the network are when nothing is wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// One way within a region.
+    pub near_delay: Span,
+    /// One way between regions.
+    pub far_delay: Span,
+    /// Between a client and its node.
+    pub client_delay: Span,
+    /// Until the writer's thread runs.
+    pub wake_delay: Span,
+    /// How long a sync takes.
+    pub sync_time: Span,
+    /// At most so many messages in a frame.
+    pub frame_messages: usize,
+    /// How often a sync's writes are on the disk when it begins.
+    pub early_sync_percent: u64,
+    /// Requests that never arrive, of a hundred.
+    pub lost_request_percent: u64,
+    /// Answers that never arrive, of a hundred.
+    pub lost_reply_percent: u64,
+    /// Requests that arrive long after their client gave them up, of a hundred.
+    pub stray_request_percent: u64,
+}
+
+/// Everything that a seed decides at the start.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The document at the start: no founder has opened anything.
+    pub topology: Topology,
+    /// The workload.
+    pub clients: Vec<(ClientKind, Place)>,
+    /// Kinds of faults, and how much time lies between two on average.
+    pub faults: BTreeMap<FaultKind, Duration>,
+    /// The weather.
+    pub weather: Weather,
+    /// How long there are faults.
+    pub fault_time: Duration,
+}
+
+/// What a caller wants of every scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restrictions {
+    /// The kinds of faults that may be.
+    pub allowed: BTreeSet<FaultKind>,
+    /// Kinds of faults that every scenario has.
+    pub always: BTreeSet<FaultKind>,
+    /// Exactly so many nodes.
+    pub nodes: Option<u64>,
+}
+
+impl Default for Restrictions {
+    fn default() -> Self {
+        Self { allowed: FaultKind::ALL.into(), always: BTreeSet::new(), nodes: None }
+    }
+}
+
+impl Scenario {
+    /// Draws a scenario.
+    pub fn draw(random: &mut Random, restrictions: &Restrictions) -> Self {
+        let nodes = restrictions.nodes.unwrap_or_else(|| random.between(2, 5));
+        let regions = random.between(1, nodes.min(3));
+        let topology = draw_topology(random, nodes, regions);
+        let fault_time = random.duration(Duration::from_secs(12), Duration::from_secs(30));
+        let mut faults = BTreeMap::new();
+        for kind in FaultKind::ALL {
+            let is_in = random.chance(kind.percent_of_seeds());
+            let interval = random.duration(fault_time / 12, fault_time / 2);
+            if restrictions.always.contains(&kind) || is_in && restrictions.allowed.contains(&kind)
+            {
+                faults.insert(kind, interval);
+            }
+        }
+        let clients = draw_clients(random, &topology, fault_time);
+        Self { topology, clients, faults, weather: draw_weather(random), fault_time }
+    }
+
+    /// When the faults stop.
+    pub fn heal_at(&self) -> Moment {
+        Moment::START + self.fault_time
+    }
+}
+
+fn draw_topology(random: &mut Random, nodes: u64, regions: u64) -> Topology {
+    let region = |index: u64| {
+        let name = ["north", "south", "west"][index as usize];
+        RegionName::parse(name).expect("a good name")
+    };
+    let regions: Vec<RegionName> = (0..regions).map(region).collect();
+    let mut mesh_nodes = Vec::new();
+    for number in 1..=nodes {
+        // Every region has a node.
+        let index = if number <= regions.len() as u64 {
+            number as usize - 1
+        } else {
+            random.index(regions.len())
+        };
+        mesh_nodes.push(Node {
+            number: NodeNumber::new(number as u32),
+            name: NodeName::parse(&format!("node-{number}")).expect("a good name"),
+            region: regions[index].clone(),
+            replication_address: format!("node-{number}:7001"),
+            client_address: format!("node-{number}:7000"),
+            state: NodeState::Active,
+            fencing_token: FencingToken::new(1),
+        });
+    }
+    let group = |number, name: &str, regions: &[RegionName]| Group {
+        number: GroupNumber::new(number),
+        name: GroupName::parse(name).expect("a good name"),
+        regions: regions.to_vec(),
+    };
+    let some = regions.len().div_ceil(2);
+    let groups = vec![group(1, "all", &regions), group(2, "some", &regions[..some])];
+    let mut topology = Topology {
+        version: TopologyVersion { generation: 1, number: 1 },
+        regions,
+        groups,
+        nodes: mesh_nodes,
+        namespaces: Vec::new(),
+    };
+    for (number, name, group) in
+        [(EVERYWHERE, "everywhere", "all"), (SOMEWHERE, "somewhere", "some")]
+    {
+        topology.namespaces.push(Namespace {
+            number,
+            name: NamespaceName::parse(name).expect("a good name"),
+            groups: vec![GroupName::parse(group).expect("a good name")],
+            disk_cap_bytes: 0,
+            founders: Vec::new(),
+        });
+        let members = topology.members(number);
+        let founders =
+            members.iter().map(|member| Founder { node: member.number, opened: false }).collect();
+        topology.namespaces.last_mut().expect("just added").founders = founders;
+    }
+    topology
+}
+
+fn draw_clients(
+    random: &mut Random,
+    topology: &Topology,
+    fault_time: Duration,
+) -> Vec<(ClientKind, Place)> {
+    let mut clients = Vec::new();
+    let mut number = 0;
+    for namespace in [EVERYWHERE, SOMEWHERE] {
+        let channels: Vec<ChannelName> = CHANNELS[..random.between(2, 6) as usize]
+            .iter()
+            .map(|name| ChannelName::parse(name).expect("a good name"))
+            .collect();
+        // Those who are no members are asked too: they may become some.
+        for node in &topology.nodes {
+            for kind in
+                [ClientKind::Editor, ClientKind::SessionPublisher, ClientKind::PlainPublisher]
+            {
+                if kind == ClientKind::PlainPublisher && random.chance(50) {
+                    continue;
+                }
+                number += 1;
+                let operations = random.between(10, 40) as u32;
+                clients.push((
+                    kind,
+                    Place {
+                        client: ClientNumber::new(number),
+                        node: node.number,
+                        namespace,
+                        channels: channels.clone(),
+                        operations,
+                        pace: fault_time / operations,
+                    },
+                ));
+            }
+        }
+    }
+    clients
+}
+
+fn draw_weather(random: &mut Random) -> Weather {
+    const fn micros(low: u64, high: u64) -> Span {
+        (Duration::from_micros(low), Duration::from_micros(high))
+    }
+    let is_rough = random.chance(50);
+    let slowest_sync = random.between(1_000, 40_000);
+    Weather {
+        near_delay: micros(100, 2_000),
+        far_delay: micros(5_000, random.between(10_000, 120_000)),
+        client_delay: micros(100, 5_000),
+        wake_delay: micros(0, 500),
+        sync_time: micros(300, slowest_sync),
+        frame_messages: random.between(1, 6) as usize,
+        early_sync_percent: random.below(101),
+        lost_request_percent: if is_rough { random.below(6) } else { 0 },
+        lost_reply_percent: if is_rough { random.below(6) } else { 0 },
+        stray_request_percent: if is_rough { random.below(4) } else { 0 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mesh_is_valid_and_has_members_everywhere() {
+        for seed in 0..200 {
+            let scenario = Scenario::draw(&mut Random::new(seed), &Restrictions::default());
+            let topology = &scenario.topology;
+            assert_eq!(topology.validate(), Ok(()));
+            assert_eq!(topology.members(EVERYWHERE).len(), topology.nodes.len());
+            assert!(!topology.members(SOMEWHERE).is_empty());
+        }
+    }
+
+    #[test]
+    fn restrictions_hold() {
+        let restrictions = Restrictions {
+            allowed: BTreeSet::new(),
+            always: [FaultKind::Crash].into(),
+            nodes: Some(2),
+        };
+        for seed in 0..50 {
+            let scenario = Scenario::draw(&mut Random::new(seed), &restrictions);
+            assert_eq!(scenario.topology.nodes.len(), 2);
+            assert_eq!(scenario.faults.keys().copied().collect::<Vec<_>>(), [FaultKind::Crash]);
+        }
+    }
+}
