@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::interlock_command::{Interlock, eventually};
-use crate::mesh::{Mesh, REGIONS};
 use crate::story;
 use crate::web_origin::WebOrigin;
 use crate::workspace::{self, binaries};
+use xtask::interlock_command::{Interlock, eventually};
+use xtask::mesh::{Mesh, REGIONS};
 
 /// Every message's payload ends here; a longer line cannot be published.
 const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
@@ -32,6 +32,9 @@ pub struct DemoArguments {
     /// Forget the data of the last demonstration.
     #[arg(long)]
     fresh: bool,
+    /// Use the binaries that were built before.
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// Runs the demonstration or the check.
@@ -40,10 +43,14 @@ pub fn run(root: &Path, arguments: &DemoArguments) -> Result<()> {
         // The input is checked before anything is built or started.
         let path = arguments.input.clone().unwrap_or_else(|| root.join("tests/data/story.txt"));
         let input = read_lines(&path)?;
-        workspace::build(root)?;
+        if !arguments.no_build {
+            workspace::build(root)?;
+        }
         return check(root, &path, &input);
     }
-    workspace::build(root)?;
+    if !arguments.no_build {
+        workspace::build(root)?;
+    }
     show(root, arguments.fresh)
 }
 

@@ -4,14 +4,13 @@
 
 mod checks;
 mod demo;
-mod interlock_command;
-mod mesh;
 mod setup;
 mod story;
 mod web_origin;
 mod workspace;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -71,9 +70,20 @@ enum Task {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain of causes says it; a backtrace of this tool does not.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     let root = workspace::root();
-    match Arguments::parse().task {
+    match task {
         Task::Setup => setup::install_what_is_missing(),
         Task::Build => workspace::build(&root),
         Task::Test { filter } => workspace::test(&root, filter.as_deref()),

@@ -229,7 +229,8 @@ impl Mesh {
         format!("127.0.0.1:{}", self.ports[name])
     }
 
-    fn url(&self, name: &str) -> String {
+    /// `http://127.0.0.1:port` of a process.
+    pub fn url(&self, name: &str) -> String {
         format!("http://{}", self.address(name))
     }
 

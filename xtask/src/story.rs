@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::demo::names;
-use crate::interlock_command::{Interlock, eventually, finish};
-use crate::mesh::{Mesh, REGIONS};
 use crate::web_origin::WebOrigin;
+use xtask::interlock_command::{Interlock, eventually, finish};
+use xtask::mesh::{Mesh, REGIONS};
 
 /// How long anything in the story may take; only reached when something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -113,17 +113,17 @@ impl Worker {
             .ok_or_else(|| Status::failed_precondition("no push-node is known"))?;
         let mut client = services::publish::client(channel);
         let session = self.open_session(&mut client).await?;
+        self.queue.send_again();
+        let max_in_flight = session.max_in_flight.min(self.options.max_in_flight);
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
         let first = v1::PublishStreamRequest {
             namespace: self.namespace.clone(),
-            session: session.id.clone(),
+            session: session.id,
             durability: Some(self.options.durability.to_wire()),
-            possibly_repeated: self.possibly_repeated,
-            ..Default::default()
+            ..self.next_request(max_in_flight)
         };
         requests.send(first).await.map_err(|_| Status::internal("the request stream is closed"))?;
         let responses = client.publish_stream(ReceiverStream::new(waiting)).await?.into_inner();
-        self.queue.send_again();
         Ok((requests, responses))
     }
 
