@@ -77,6 +77,7 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::UnknownNamespace => {
             "`interlock namespace list` shows those there are; a region outside a namespace's groups does not have it"
         }
+        Reason::NotMember => "this region is in none of the namespace's groups: `--region` chooses another",
         Reason::UnknownChannel => {
             "`interlock channel list NAMESPACE` shows those there are; `interlock channel create` makes one"
         }
