@@ -2,8 +2,10 @@
 //! with what was expected and what was found.
 
 use std::fs;
+use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -51,7 +53,7 @@ pub fn tell(
         story.receiver_dies(mesh, input)
     })?;
     step("M12", "an origin that is killed in the middle goes on where its log ends", || {
-        story.origin_dies(mesh, input)
+        story.origin_dies(mesh)
     })?;
     step("M14", "a cursor taken in one region goes on in another", || story.cursor_moves())?;
     step("M1", "a region serves alone, and what it accepted reaches the others later", || {
@@ -75,6 +77,7 @@ struct Story<'a> {
 
 /// A subscriber of the story: a running `interlock subscribe` and its file.
 struct Subscriber {
+    region: &'static str,
     child: Child,
     file: std::path::PathBuf,
     what: String,
@@ -258,7 +261,7 @@ impl Story<'_> {
         })
     }
 
-    fn origin_dies(&self, mesh: &mut Mesh, input: &Path) -> Result<()> {
+    fn origin_dies(&self, mesh: &mut Mesh) -> Result<()> {
         self.interlock.json(EUROPE, &["channel", "create", "demo/origin-dies"])?;
         for region in REGIONS {
             self.sees_channel(region, "demo", "origin-dies", true)?;
@@ -269,11 +272,43 @@ impl Story<'_> {
             "oldest",
             self.lines.len(),
         )?;
-        let publishing = self.start_publishing(EUROPE, "demo/origin-dies", input)?;
+        let asia = subscribers
+            .iter()
+            .position(|subscriber| subscriber.region == ASIA)
+            .context("no subscriber")?;
+        let arriving = subscribers[asia].file.clone();
+
+        let mut publishing = self
+            .interlock
+            .command(EUROPE, &["-o", "json", "publish", "demo/origin-dies", "--lines", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting interlock")?;
+        let mut lines = publishing.stdin.take().context("no stdin")?;
+        let third = self.lines.len() / 3;
+        self.feed(&mut lines, 0..third)?;
+        eventually("the first lines in asia", LIMIT, || {
+            ensure!(fs::metadata(&arriving)?.len() > 0, "nothing has come yet");
+            Ok(())
+        })?;
+        // These are under way when the power goes.
+        self.feed(&mut lines, third..2 * third)?;
         mesh.kill(&Mesh::push_node(EUROPE))?;
+        self.feed(&mut lines, 2 * third..self.lines.len())?;
+        drop(lines);
         mesh.start_push_node(EUROPE)?;
         finish(publishing, "publishing over the restart", LIMIT)?;
         self.all_got(subscribers, self.lines)
+    }
+
+    fn feed(&self, to: &mut impl Write, lines: Range<usize>) -> Result<()> {
+        for line in &self.lines[lines] {
+            to.write_all(line)?;
+            to.write_all(b"\n")?;
+        }
+        Ok(to.flush()?)
     }
 
     fn cursor_moves(&self) -> Result<()> {
@@ -397,7 +432,7 @@ impl Story<'_> {
     fn subscribe(
         &self,
         name: &str,
-        region: &str,
+        region: &'static str,
         channel: &str,
         from: &str,
         count: usize,
@@ -424,7 +459,12 @@ impl Story<'_> {
             ensure!(ready.exists(), "{name} in {region} has no position yet");
             Ok(())
         })?;
-        Ok(Subscriber { child, file, what: format!("the subscriber of {channel} in {region}") })
+        Ok(Subscriber {
+            region,
+            child,
+            file,
+            what: format!("the subscriber of {channel} in {region}"),
+        })
     }
 
     fn subscribe_everywhere(
