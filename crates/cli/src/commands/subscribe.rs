@@ -153,6 +153,8 @@ impl Printer {
         };
         if self.format == Format::Json && !self.raw {
             writeln!(writer, "{value}")?;
+        } else if value["kind"] == "created" && value["epoch"] == 1 {
+            // Nothing came before it that a reader could have missed.
         } else {
             eprintln!("{text}");
         }
