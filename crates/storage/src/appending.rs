@@ -17,18 +17,26 @@ use crate::held_logs::{HeldLogs, LogShape, Tail};
 use crate::keys::arrival::{self, Arrival};
 use crate::keys::chain_point::{self, ChainPoint};
 use crate::keys::hole::{self, HoleEnd};
-use crate::keys::message_run::{self, MAX_RUN_BYTES, MESSAGE_OVERHEAD_BYTES};
-use crate::keys::{LogNumber, floor, next_log_number, row};
+use crate::keys::message_run::{self, MAX_RUN_BYTES, MESSAGE_OVERHEAD_BYTES, RUN_OVERHEAD_BYTES};
+use crate::keys::{LogNumber, SegmentNumber, floor, next_log_number, row, segment_start};
 
-/// What the appending thread keeps between batches: the next log's number, and
-/// buffers that are used again.
+/// What the appending thread keeps between batches: the next log's number, the
+/// segment it writes, and buffers that are used again.
 #[derive(Debug)]
 pub(crate) struct Writer {
     next_number: LogNumber,
+    segment: OpenSegment,
     staged: Vec<StagedLog>,
     /// How many of `staged` belong to the current batch.
     used: usize,
     slots: HashMap<LogName, usize>,
+}
+
+/// The segment that is written, and what it has so far.
+#[derive(Debug)]
+struct OpenSegment {
+    number: SegmentNumber,
+    bytes: usize,
 }
 
 /// One log's part of the current batch.
@@ -47,18 +55,26 @@ struct StagedLog {
 
 impl StagedLog {
     /// Closes the current run.
-    fn put_run<E: Engine>(&mut self, engine: &E, batch: &mut E::Batch) {
-        if !self.run.is_empty() {
-            let key = message_run::key(self.number, self.run_first);
-            engine.put(batch, Table::Log, &key, &self.run);
-            self.run.clear();
+    fn put_run<E: Engine>(&mut self, engine: &E, batch: &mut E::Batch, segment: &mut OpenSegment) {
+        if self.run.is_empty() {
+            return;
         }
+        if self.tail.segment != Some(segment.number) {
+            let key = segment_start::key(self.number, self.run_first);
+            engine.put(batch, Table::Sparse, &key, &segment_start::encode(segment.number));
+            self.tail.segment = Some(segment.number);
+        }
+        let key = message_run::key(segment.number, self.number, self.run_first);
+        engine.put(batch, Table::Log, &key, &self.run);
+        segment.bytes += self.run.len() + RUN_OVERHEAD_BYTES;
+        self.run.clear();
     }
 
     fn push<E: Engine>(
         &mut self,
         engine: &E,
         batch: &mut E::Batch,
+        segment: &mut OpenSegment,
         entry: &AppendEntry,
     ) -> Result<(), StorageError> {
         let expected = self.tail.point.mark.m_id.next();
@@ -78,9 +94,9 @@ impl StagedLog {
         if entry.m_id.get().is_multiple_of(CHAIN_HASH_INTERVAL) {
             let key = chain_point::key(self.number, entry.m_id);
             engine.put(batch, Table::Sparse, &key, &chain_point::encode(&self.tail.point));
-            self.put_run(engine, batch);
+            self.put_run(engine, batch, segment);
         } else if self.run.len() >= MAX_RUN_BYTES {
-            self.put_run(engine, batch);
+            self.put_run(engine, batch, segment);
         }
         Ok(())
     }
@@ -106,8 +122,23 @@ impl StagedLog {
 }
 
 impl Writer {
-    pub(crate) fn new(next_number: LogNumber) -> Self {
-        Self { next_number, staged: Vec::new(), used: 0, slots: HashMap::new() }
+    pub(crate) fn new(next_number: LogNumber, segment: SegmentNumber) -> Self {
+        let segment = OpenSegment { number: segment, bytes: 0 };
+        Self { next_number, segment, staged: Vec::new(), used: 0, slots: HashMap::new() }
+    }
+
+    /// The segment that is written.
+    pub(crate) const fn segment(&self) -> SegmentNumber {
+        self.segment.number
+    }
+
+    /// Whether the next batch should begin another segment.
+    pub(crate) fn segment_is_full<E: Engine>(&self, engine: &E) -> bool {
+        self.segment.bytes >= engine.segment_bytes()
+    }
+
+    pub(crate) fn begin_segment(&mut self) {
+        self.segment = OpenSegment { number: self.segment.number.next(), bytes: 0 };
     }
 
     /// Collects a batch of messages. On an error nothing is kept of it.
@@ -126,10 +157,10 @@ impl Writer {
                 _ => self.slot(engine, &mut batch, held, &entry.log, entry.row.as_ref())?,
             };
             last = Some((entry.log, slot));
-            self.staged[slot].push(engine, &mut batch, entry)?;
+            self.staged[slot].push(engine, &mut batch, &mut self.segment, entry)?;
         }
         for staged in &mut self.staged[..self.used] {
-            staged.put_run(engine, &mut batch);
+            staged.put_run(engine, &mut batch, &mut self.segment);
             staged.put_arrival(engine, &mut batch, append.arrived_at);
         }
         Ok(batch)
@@ -193,7 +224,7 @@ impl Writer {
                 });
             }
         }
-        held.note_written()
+        held.note_written(self.segment.number)
     }
 
     /// The place of a log in the current batch; a new log's row goes first.

@@ -101,6 +101,13 @@ pub trait Engine: Send + Sync {
     /// Makes durable what `write_without_log` has written.
     fn flush_projections(&self) -> Result<(), EngineError>;
 
+    /// How much the log table takes before its segment should end.
+    fn segment_bytes(&self) -> usize;
+
+    /// A segment of the log table is complete: nothing more is written between its
+    /// keys.
+    fn end_segment(&self) -> Result<(), EngineError>;
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
     /// Shows the entries with `lower <= key < upper`, in order.

@@ -8,11 +8,11 @@ use interlock_core::identity::{LogName, Mark, MessageNumber, NamespaceNumber};
 use interlock_core::replication::rows::Row;
 
 use crate::contract::{StorageError, Ticket};
-use crate::keys::LogNumber;
 use crate::keys::arrival::Arrival;
 use crate::keys::chain_point::ChainPoint;
 use crate::keys::floor::Floor;
 use crate::keys::hole::HoleEnd;
+use crate::keys::{LogNumber, SegmentNumber};
 
 /// What of a log changes seldom: readers share it.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl LogShape {
 
     /// The tail of the log as long as it ends at its floor.
     pub(crate) fn tail_at_floor(&self) -> Tail {
-        Tail { point: self.floor.point, stamp: self.floor.stamp, arrival: None }
+        Tail { point: self.floor.point, stamp: self.floor.stamp, arrival: None, segment: None }
     }
 }
 
@@ -61,6 +61,9 @@ pub(crate) struct Tail {
     pub(crate) stamp: HybridTime,
     /// The last kept time of arrival.
     pub(crate) arrival: Option<Arrival>,
+    /// The last segment that has messages of the log, if they came in this
+    /// opening.
+    pub(crate) segment: Option<SegmentNumber>,
 }
 
 /// One log.
@@ -69,8 +72,22 @@ pub(crate) struct HeldLog {
     pub(crate) shape: Arc<LogShape>,
     pub(crate) appended: Tail,
     pub(crate) durable: Tail,
+    /// The first segment that has messages above the floor.
+    pub(crate) oldest_segment: Option<SegmentNumber>,
     /// Whether it is in the list of logs that the next sync makes durable.
     is_unsynced: bool,
+}
+
+impl HeldLog {
+    fn all_durable(shape: LogShape, tail: Tail, oldest: Option<SegmentNumber>) -> Self {
+        Self {
+            shape: Arc::new(shape),
+            appended: tail,
+            durable: tail,
+            oldest_segment: oldest,
+            is_unsynced: false,
+        }
+    }
 }
 
 /// All logs of a database, and what was written and synced of them.
@@ -81,23 +98,36 @@ pub(crate) struct HeldLogs {
     /// Logs appended to since the last sync began.
     unsynced: Vec<LogName>,
     written: Ticket,
+    /// The segment that is written.
+    segment: SegmentNumber,
+    /// All segments before this one are durable.
+    durable_segment: SegmentNumber,
 }
 
 /// What a sync that has begun makes durable.
 #[derive(Debug)]
 pub(crate) struct BegunSync {
     pub(crate) ticket: Ticket,
+    segment: SegmentNumber,
     tails: Vec<(LogName, Tail)>,
 }
 
 impl HeldLogs {
+    /// No logs yet, and everything before a segment is durable.
+    pub(crate) fn new(segment: SegmentNumber) -> Self {
+        Self { segment, durable_segment: segment, ..Self::default() }
+    }
+
     /// Enters a log that an opening found; all of it is durable.
-    pub(crate) fn insert_recovered(&mut self, shape: LogShape, tail: Tail) {
+    pub(crate) fn insert_recovered(
+        &mut self,
+        shape: LogShape,
+        tail: Tail,
+        oldest: Option<SegmentNumber>,
+    ) {
         let log = shape.row.log;
         *self.bytes_of(&log) += tail.point.bytes - shape.floor.point.bytes;
-        let shape = Arc::new(shape);
-        let held = HeldLog { shape, appended: tail, durable: tail, is_unsynced: false };
-        self.logs.insert(log, held);
+        self.logs.insert(log, HeldLog::all_durable(shape, tail, oldest));
     }
 
     pub(crate) fn get(&self, log: &LogName) -> Option<&HeldLog> {
@@ -123,10 +153,7 @@ impl HeldLogs {
     /// Enters a log with its first messages.
     pub(crate) fn insert_new(&mut self, shape: LogShape) {
         let tail = shape.tail_at_floor();
-        let log = shape.row.log;
-        let shape = Arc::new(shape);
-        let held = HeldLog { shape, appended: tail, durable: tail, is_unsynced: false };
-        self.logs.insert(log, held);
+        self.logs.insert(shape.row.log, HeldLog::all_durable(shape, tail, None));
     }
 
     /// Moves the end of a log that was written.
@@ -134,6 +161,7 @@ impl HeldLogs {
         let held = self.logs.get_mut(log).expect("a log is entered before it is appended to");
         let grown = tail.point.bytes - held.appended.point.bytes;
         held.appended = tail;
+        held.oldest_segment = held.oldest_segment.or(tail.segment);
         if !held.is_unsynced {
             held.is_unsynced = true;
             self.unsynced.push(*log);
@@ -142,7 +170,8 @@ impl HeldLogs {
     }
 
     /// Counts a write whose effects are entered.
-    pub(crate) fn note_written(&mut self) -> Ticket {
+    pub(crate) fn note_written(&mut self, segment: SegmentNumber) -> Ticket {
+        self.segment = segment;
         self.written = self.written.next();
         self.written
     }
@@ -165,7 +194,7 @@ impl HeldLogs {
             held.is_unsynced = false;
             tails.push((log, held.appended));
         }
-        BegunSync { ticket: self.written, tails }
+        BegunSync { ticket: self.written, segment: self.segment, tails }
     }
 
     /// Moves the durable marks after the sync succeeded.
@@ -173,6 +202,25 @@ impl HeldLogs {
         for (log, tail) in &begun.tails {
             self.logs.get_mut(log).expect("logs are not removed while open").durable = *tail;
         }
+        self.durable_segment = begun.segment;
+    }
+
+    /// All segments before this one are durable.
+    pub(crate) const fn durable_segment(&self) -> SegmentNumber {
+        self.durable_segment
+    }
+
+    /// Enters where a log begins after a trim, and tells the first segment that
+    /// any log still needs.
+    pub(crate) fn note_trimmed(
+        &mut self,
+        log: &LogName,
+        oldest: Option<SegmentNumber>,
+    ) -> SegmentNumber {
+        let held = self.logs.get_mut(log).expect("a log is entered before it is trimmed");
+        held.oldest_segment = oldest;
+        let needed = self.logs.values().filter_map(|held| held.oldest_segment).min();
+        needed.unwrap_or(self.segment)
     }
 
     fn bytes_of(&mut self, log: &LogName) -> &mut u64 {

@@ -21,7 +21,9 @@ use crate::contract::{
 };
 use crate::engine::{Engine, EngineError, ScanFrom, Table};
 use crate::held_logs::{HeldLog, HeldLogs, LogShape, Tail};
-use crate::keys::{checkpoint_mark, document, fact, opening, prefix_end, projection};
+use crate::keys::{
+    checkpoint_mark, document, fact, opening, prefix_end, projection, segment_checkpoint,
+};
 use crate::opening::Walked;
 use crate::reading::{self, ReadFailure};
 use crate::trimming;
@@ -59,14 +61,14 @@ impl<E: Engine> Storage<E> {
     /// Takes over a database after its walk was settled.
     pub(crate) fn after_walk(engine: E, walked: Walked) -> Result<(Self, Recovery), EngineError> {
         let openings = walked.openings.last().map_or(0, |(before, _)| before + 1);
-        let next_number = walked.next_number;
+        let writer = Writer::new(walked.next_number, walked.next_segment);
         let (held, recovery) = walked.finish(&engine)?;
         let facts = recovery.facts.iter().map(|fact| (fact_key(fact), fact::encode(fact)));
         let checkpoint = Checkpoint { marks: BTreeMap::new(), facts: facts.collect() };
         let storage = Self {
             engine,
             held: RwLock::new(held),
-            writer: Mutex::new(Writer::new(next_number)),
+            writer: Mutex::new(writer),
             syncing: Mutex::new(()),
             checkpoint: Mutex::new(checkpoint),
             openings: Mutex::new(openings),
@@ -166,6 +168,11 @@ impl<E: Engine> LogStorage for Storage<E> {
         if append.entries.is_empty() {
             return Ok(self.held.read().expect(LOCK_IS_SOUND).written());
         }
+        if writer.segment_is_full(&self.engine) {
+            let ended = self.engine.end_segment();
+            ended.map_err(|error| self.fail("ending a segment", error))?;
+            writer.begin_segment();
+        }
         let batch = writer.stage(&self.engine, &self.held, append)?;
         self.engine.write(batch).map_err(|error| self.fail("appending", error))?;
         Ok(writer.commit(&self.held))
@@ -230,10 +237,10 @@ impl<E: Engine> LogStorage for Storage<E> {
     fn trim(&self, log: &LogName, through: MessageNumber) -> Result<Mark, StorageError> {
         self.check()?;
         // Nothing is appended meanwhile: a floor never passes a log's end.
-        let _writer = self.writer.lock().expect(LOCK_IS_SOUND);
+        let writer = self.writer.lock().expect(LOCK_IS_SOUND);
         self.check_durable(log, through)?;
         let planned = self.read_log(log, "the messages to trim", |shape, appended| {
-            trimming::plan(&self.engine, shape, appended, through)
+            trimming::plan(&self.engine, shape, appended, writer.segment(), through)
         })?;
         let Some(trim) = planned else {
             return Ok(self.held(log)?.shape.floor.point.mark);
@@ -243,8 +250,13 @@ impl<E: Engine> LogStorage for Storage<E> {
         flushed.map_err(|error| self.fail("flushing the projections", error))?;
         let batch = trim.batch(&self.engine);
         self.engine.write_durably(batch).map_err(|error| self.fail("trimming", error))?;
-        self.held.write().expect(LOCK_IS_SOUND).reshape(log, |shape| trim.apply(shape));
-        trim.release(&self.engine).map_err(|error| self.fail("releasing trimmed files", error))?;
+        let needed = {
+            let mut held = self.held.write().expect(LOCK_IS_SOUND);
+            held.reshape(log, |shape| trim.apply(shape));
+            held.note_trimmed(log, trim.oldest_segment())
+        };
+        let released = trimming::release(&self.engine, needed);
+        released.map_err(|error| self.fail("releasing trimmed files", error))?;
         Ok(trim.floor_mark())
     }
 
@@ -275,7 +287,10 @@ impl<E: Engine> LogStorage for Storage<E> {
         }
         let mut batch = E::Batch::default();
         let mut durable_marks = Vec::new();
-        for (log, held) in self.held.read().expect(LOCK_IS_SOUND).iter() {
+        let held_logs = self.held.read().expect(LOCK_IS_SOUND);
+        let segment = segment_checkpoint::encode(held_logs.durable_segment());
+        self.engine.put(&mut batch, Table::Meta, &segment_checkpoint::KEY, &segment);
+        for (log, held) in held_logs.iter() {
             let point = held.durable.point;
             if point.mark.m_id < held.shape.row.first_m_id() {
                 continue;
@@ -286,6 +301,7 @@ impl<E: Engine> LogStorage for Storage<E> {
                 self.engine.put(&mut batch, Table::Meta, &key, &checkpoint_mark::encode(&point));
             }
         }
+        drop(held_logs);
         self.put_facts(&mut batch, &mut last, facts);
         self.engine.write(batch).map_err(|error| self.fail("storing a checkpoint", error))?;
         let stored = self.engine.store_durable_marks(&durable_marks);

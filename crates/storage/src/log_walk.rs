@@ -12,8 +12,12 @@ use crate::engine::{Engine, EngineError, ScanFrom, Table};
 use crate::held_logs::{LogShape, Tail};
 use crate::keys::chain_point::{self, ChainPoint};
 use crate::keys::message_run::{self, Messages};
-use crate::keys::{arrival, checkpoint_mark};
-use crate::reading::{ReadFailure, after, kept_arrival, kept_point, visit_messages};
+use crate::keys::segment_start::{self, SegmentStart};
+use crate::keys::{LogNumber, SegmentNumber, arrival, checkpoint_mark};
+use crate::reading::{
+    ReadFailure, after, first_start, kept_arrival, kept_point, start_at_or_before, starts_from,
+    visit_messages,
+};
 
 const NO_END: MessageNumber = MessageNumber::new(u64::MAX);
 
@@ -46,7 +50,20 @@ impl WalkedLog {
     pub(crate) fn tail<E: Engine>(&self, engine: &E) -> Result<Tail, EngineError> {
         let last = self.point.mark.m_id;
         let arrival = kept_arrival(engine, self.shape.number, last).map_err(engine_error)?;
-        Ok(Tail { point: self.point, stamp: self.last_stamp(engine)?, arrival })
+        Ok(Tail { point: self.point, stamp: self.last_stamp(engine)?, arrival, segment: None })
+    }
+
+    /// The first segment that has messages above the floor.
+    pub(crate) fn oldest_segment<E: Engine>(
+        &self,
+        engine: &E,
+    ) -> Result<Option<SegmentNumber>, EngineError> {
+        let (number, first) = (self.shape.number, self.shape.floor.point.mark.m_id.next());
+        let start = match start_at_or_before(engine, number, first)? {
+            Some(start) => Some(start),
+            None => first_start(engine, number, first)?,
+        };
+        Ok(start.map(|start| start.segment))
     }
 
     fn last_stamp<E: Engine>(&self, engine: &E) -> Result<HybridTime, EngineError> {
@@ -255,18 +272,12 @@ fn highest_found<E: Engine>(
     shape: &LogShape,
     checkpoint: Option<ChainPoint>,
 ) -> Result<MessageNumber, EngineError> {
-    let lower = message_run::key(shape.number, MessageNumber::ZERO);
-    let last_run =
-        engine.last_at_or_before(Table::Log, &lower, &message_run::key(shape.number, NO_END));
-    let in_log = match last_run {
-        Ok(Some((key, value))) => {
-            let (_, first) = message_run::decode_key(&key)?;
-            let last = Messages::of(&key, &value)?.map_while(Result::ok).last();
-            Some(last.map_or(first, |(m_id, _)| m_id))
-        }
+    let last_start = start_at_or_before(engine, shape.number, NO_END)?;
+    let in_log = match last_start.map(|start| last_in_segment(engine, shape.number, start)) {
+        Some(Ok(m_id)) => Some(m_id),
         // What cannot be read is found by the walk.
-        Ok(None) | Err(EngineError::Damaged(_)) => None,
-        Err(error) => return Err(error),
+        None | Some(Err(EngineError::Damaged(_))) => last_start.map(|start| start.first),
+        Some(Err(error)) => return Err(error),
     };
     let kept = kept_point(engine, shape.number, NO_END).map_err(engine_error)?;
     let arrived = kept_arrival(engine, shape.number, NO_END).map_err(engine_error)?;
@@ -281,6 +292,23 @@ fn highest_found<E: Engine>(
     Ok(found.into_iter().flatten().max().unwrap_or(MessageNumber::ZERO))
 }
 
+/// The last message of a log in a segment; what should be its first one there if
+/// there is none.
+fn last_in_segment<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    start: SegmentStart,
+) -> Result<MessageNumber, EngineError> {
+    let (lower, _) = message_run::bounds(start.segment, log);
+    let at = message_run::key(start.segment, log, NO_END);
+    let Some((key, value)) = engine.last_at_or_before(Table::Log, &lower, &at)? else {
+        return Ok(start.first);
+    };
+    let (_, _, first) = message_run::decode_key(&key)?;
+    let last = Messages::of(&key, &value)?.map_while(Result::ok).last();
+    Ok(last.map_or(first, |(m_id, _)| m_id))
+}
+
 /// Removes everything of a log past a point; with `point` before the first
 /// message, everything but the row.
 pub(crate) fn delete_after<E: Engine>(
@@ -290,25 +318,15 @@ pub(crate) fn delete_after<E: Engine>(
     point: &ChainPoint,
 ) -> Result<(), EngineError> {
     let (number, next) = (shape.number, point.mark.m_id.next());
-    let lower = message_run::key(number, MessageNumber::ZERO);
-    let at = message_run::key(number, point.mark.m_id);
-    let straddling = engine.last_at_or_before(Table::Log, &lower, &at)?;
-    let to = message_run::end(number);
-    engine.delete_range(batch, Table::Log, &message_run::key(number, next), &to);
-    if let Some((key, value)) = straddling {
-        let mut shortened = Vec::new();
-        let mut is_shortened = false;
-        for message in Messages::of(&key, &value)? {
-            let (m_id, bytes) = message?;
-            is_shortened |= m_id >= next;
-            if m_id < next {
-                message_run::push(&mut shortened, bytes);
-            }
-        }
-        if is_shortened {
-            engine.put(batch, Table::Log, &key, &shortened);
-        }
+    if let Some(start) = start_at_or_before(engine, number, point.mark.m_id)? {
+        shorten_segment(engine, batch, number, start.segment, next)?;
     }
+    for start in starts_from(engine, number, next)? {
+        let (from, to) = message_run::bounds(start.segment, number);
+        engine.delete_range(batch, Table::Log, &from, &to);
+    }
+    let (from, to) = (segment_start::key(number, next), segment_start::end(number));
+    engine.delete_range(batch, Table::Sparse, &from, &to);
     let (from, to) = (chain_point::key(number, next), chain_point::end(number));
     engine.delete_range(batch, Table::Sparse, &from, &to);
     let (from, to) = (arrival::key(number, next), arrival::end(number));
@@ -317,6 +335,36 @@ pub(crate) fn delete_after<E: Engine>(
         engine.delete(batch, Table::Meta, &crate::keys::hole::key(number, from));
     }
     engine.put(batch, Table::Meta, &checkpoint_mark::key(number), &checkpoint_mark::encode(point));
+    Ok(())
+}
+
+/// Removes a log's messages of one segment from `next` on, within a run too.
+fn shorten_segment<E: Engine>(
+    engine: &E,
+    batch: &mut E::Batch,
+    log: LogNumber,
+    segment: SegmentNumber,
+    next: MessageNumber,
+) -> Result<(), EngineError> {
+    let (lower, to) = message_run::bounds(segment, log);
+    let from = message_run::key(segment, log, next);
+    engine.delete_range(batch, Table::Log, &from, &to);
+    let before = message_run::key(segment, log, next.previous());
+    let Some((key, value)) = engine.last_at_or_before(Table::Log, &lower, &before)? else {
+        return Ok(());
+    };
+    let mut shortened = Vec::new();
+    let mut is_shortened = false;
+    for message in Messages::of(&key, &value)? {
+        let (m_id, bytes) = message?;
+        is_shortened |= m_id >= next;
+        if m_id < next {
+            message_run::push(&mut shortened, bytes);
+        }
+    }
+    if is_shortened {
+        engine.put(batch, Table::Log, &key, &shortened);
+    }
     Ok(())
 }
 

@@ -20,11 +20,12 @@ use crate::engine::{Engine, EngineError, Table, first_key, scan_prefix};
 use crate::held_logs::{HeldLogs, LogShape};
 use crate::keys::chain_point::ChainPoint;
 use crate::keys::{
-    LogNumber, arrival, chain_point, checkpoint_mark, fact, floor, format_version, hole,
-    message_run, next_log_number, opening, projection, row,
+    LogNumber, SegmentNumber, arrival, chain_point, checkpoint_mark, fact, floor, format_version,
+    hole, message_run, next_log_number, opening, projection, row, segment_checkpoint,
+    segment_start, sparse_log_number,
 };
 use crate::log_walk::{self, WalkedLog, walk_log};
-use crate::reading::chain_point_at;
+use crate::reading::{chain_point_at, start_at_or_before, starts_from};
 
 /// Why a database cannot be walked at all.
 #[derive(Debug)]
@@ -55,6 +56,11 @@ pub(crate) struct Walked {
     pub(crate) openings: Vec<(u64, MemberOpening)>,
     pub(crate) facts: Vec<Fact>,
     pub(crate) next_number: LogNumber,
+    /// The segment that the opening begins: what it recovers stays in those
+    /// before.
+    pub(crate) next_segment: SegmentNumber,
+    /// Runs that no start leads to.
+    stray: Vec<(SegmentNumber, LogNumber)>,
 }
 
 /// The rows and what belongs to them, as stored.
@@ -83,7 +89,12 @@ pub(crate) fn walk<E: Engine>(
         Some(value) => next_log_number::decode(&value).map_err(EngineError::from)?,
         None => LogNumber::FIRST,
     };
-    for number in numbers_in_use(engine)? {
+    let checkpoint = match engine.get(Table::Meta, &segment_checkpoint::KEY)? {
+        Some(value) => segment_checkpoint::decode(&value).map_err(EngineError::from)?,
+        None => SegmentNumber::ZERO,
+    };
+    let Recent { numbers, stray, last_segment } = look_at_recent(engine, checkpoint)?;
+    for number in numbers_in_sparse(engine)?.into_iter().chain(numbers) {
         next_number = next_number.max(number.next());
         if !shapes.contains_key(&number) {
             orphans.insert(number);
@@ -99,6 +110,8 @@ pub(crate) fn walk<E: Engine>(
         openings: load_openings(engine)?,
         facts: load_facts(engine)?,
         next_number,
+        next_segment: last_segment.next(),
+        stray,
     };
     for (number, shape) in shapes {
         walked.next_number = walked.next_number.max(number.next());
@@ -203,6 +216,10 @@ impl Walked {
     /// a kill it may be in the page cache only, which the next cut of power takes.
     pub(crate) fn settle<E: Engine>(&self, engine: &E) -> Result<(), EngineError> {
         let mut batch = E::Batch::default();
+        for (segment, number) in &self.stray {
+            let (from, to) = message_run::bounds(*segment, *number);
+            engine.delete_range(&mut batch, Table::Log, &from, &to);
+        }
         let version = format_version::encode(format_version::CURRENT);
         engine.put(&mut batch, Table::Meta, &format_version::KEY, &version);
         let next = next_log_number::encode(self.next_number);
@@ -219,10 +236,10 @@ impl Walked {
             }
         }
         for shape in &self.removed {
-            delete_log(engine, &mut batch, shape.number);
+            delete_log(engine, &mut batch, shape.number)?;
         }
         for number in &self.orphans {
-            delete_log(engine, &mut batch, *number);
+            delete_log(engine, &mut batch, *number)?;
         }
         engine.write_durably(batch)?;
         engine.store_durable_marks(&self.durable_marks())
@@ -235,7 +252,7 @@ impl Walked {
 
     /// What the opening tells its caller, and what the open database begins with.
     pub(crate) fn finish<E: Engine>(self, engine: &E) -> Result<(HeldLogs, Recovery), EngineError> {
-        let mut held = HeldLogs::default();
+        let mut held = HeldLogs::new(self.next_segment);
         let mut recovery = Recovery {
             opened_from: self.openings.last().map(|(_, opening)| opening.incarnation),
             facts: self.facts,
@@ -251,7 +268,8 @@ impl Walked {
                 last_stamp: tail.stamp,
                 floor: walked.shape.floor.point.mark,
             });
-            held.insert_recovered(walked.shape, tail);
+            let oldest = walked.oldest_segment(engine)?;
+            held.insert_recovered(walked.shape, tail, oldest);
         }
         for kind in ProjectionKind::ALL {
             if is_ahead(engine, kind, &held)? {
@@ -340,51 +358,80 @@ fn load_facts<E: Engine>(engine: &E) -> Result<Vec<Fact>, EngineError> {
     Ok(facts)
 }
 
-/// The log numbers that keys of messages and of what is kept beside have: one
-/// seek for each.
-fn numbers_in_use<E: Engine>(engine: &E) -> Result<BTreeSet<LogNumber>, EngineError> {
+/// What is found in the segments that may not have been synced whole.
+struct Recent {
+    numbers: BTreeSet<LogNumber>,
+    /// Runs that no start leads to: their starts are lost.
+    stray: Vec<(SegmentNumber, LogNumber)>,
+    /// The highest segment in use.
+    last_segment: SegmentNumber,
+}
+
+/// Looks at which logs have messages in the segments from a checkpoint on: one
+/// seek for each of both.
+fn look_at_recent<E: Engine>(engine: &E, checkpoint: SegmentNumber) -> Result<Recent, EngineError> {
+    let (numbers, stray) = (BTreeSet::new(), Vec::new());
+    let mut recent = Recent { numbers, stray, last_segment: checkpoint };
+    let mut lower = message_run::segment_begin(checkpoint);
+    while let Some(key) = first_key(engine, Table::Log, &lower, &[u8::MAX; 17])? {
+        let (segment, number, first) = message_run::decode_key(&key)?;
+        recent.numbers.insert(number);
+        recent.last_segment = recent.last_segment.max(segment);
+        let start = start_at_or_before(engine, number, first)?;
+        if start.is_none_or(|start| start.segment != segment) {
+            recent.stray.push((segment, number));
+        }
+        (_, lower) = message_run::bounds(segment, number);
+    }
+    Ok(recent)
+}
+
+/// The log numbers that keys of what is kept beside the messages have: one seek
+/// for each.
+fn numbers_in_sparse<E: Engine>(engine: &E) -> Result<BTreeSet<LogNumber>, EngineError> {
     let mut numbers = BTreeSet::new();
     let zero = LogNumber::new(0);
-    let mut lower = message_run::key(zero, MessageNumber::ZERO);
-    while let Some(key) = first_key(engine, Table::Log, &lower, &[u8::MAX; 13])? {
-        let (number, _) = message_run::decode_key(&key)?;
-        numbers.insert(number);
-        lower = message_run::end(number);
-    }
-    let mut lower = chain_point::key(zero, MessageNumber::ZERO);
-    let upper = arrival::key(zero, MessageNumber::ZERO);
-    while let Some(key) = first_key(engine, Table::Sparse, &lower, &upper)? {
-        let (number, _) = chain_point::decode_key(&key)?;
-        numbers.insert(number);
-        lower = chain_point::end(number);
-    }
-    let mut lower = upper;
-    while let Some(key) = first_key(engine, Table::Sparse, &lower, &[u8::MAX])? {
-        let (number, _) = arrival::decode_key(&key)?;
-        numbers.insert(number);
-        lower = arrival::end(number);
+    let tables = [
+        (chain_point::key(zero, MessageNumber::ZERO), chain_point::end as fn(_) -> _),
+        (arrival::key(zero, MessageNumber::ZERO), arrival::end),
+        (segment_start::key(zero, MessageNumber::ZERO), segment_start::end),
+    ];
+    for (begin, end) in tables {
+        let (mut lower, upper) = (begin, [begin[0] + 1]);
+        while let Some(key) = first_key(engine, Table::Sparse, &lower, &upper)? {
+            let number = sparse_log_number(&key)?;
+            numbers.insert(number);
+            lower = end(number);
+        }
     }
     Ok(numbers)
 }
 
 /// Removes everything that has a log's number.
-fn delete_log<E: Engine>(engine: &E, batch: &mut E::Batch, number: LogNumber) {
+fn delete_log<E: Engine>(
+    engine: &E,
+    batch: &mut E::Batch,
+    number: LogNumber,
+) -> Result<(), EngineError> {
     let zero = MessageNumber::ZERO;
-    engine.delete_range(
-        batch,
-        Table::Log,
-        &message_run::key(number, zero),
-        &message_run::end(number),
-    );
-    let (from, to) = (chain_point::key(number, zero), chain_point::end(number));
-    engine.delete_range(batch, Table::Sparse, &from, &to);
-    let (from, to) = (arrival::key(number, zero), arrival::end(number));
-    engine.delete_range(batch, Table::Sparse, &from, &to);
+    for start in starts_from(engine, number, zero)? {
+        let (from, to) = message_run::bounds(start.segment, number);
+        engine.delete_range(batch, Table::Log, &from, &to);
+    }
+    let sparse = [
+        (segment_start::key(number, zero), segment_start::end(number)),
+        (chain_point::key(number, zero), chain_point::end(number)),
+        (arrival::key(number, zero), arrival::end(number)),
+    ];
+    for (from, to) in sparse {
+        engine.delete_range(batch, Table::Sparse, &from, &to);
+    }
     engine.delete(batch, Table::Meta, &row::key(number));
     engine.delete(batch, Table::Meta, &floor::key(number));
     engine.delete(batch, Table::Meta, &checkpoint_mark::key(number));
     let (from, to) = (hole::key(number, zero), hole::key(number.next(), zero));
     engine.delete_range(batch, Table::Meta, &from, &to);
+    Ok(())
 }
 
 fn is_ahead<E: Engine>(

@@ -11,6 +11,7 @@ use crate::engine::{Engine, EngineError, ScanFrom, Table};
 use crate::held_logs::LogShape;
 use crate::keys::chain_point::{self, ChainPoint};
 use crate::keys::message_run::{self, MESSAGE_OVERHEAD_BYTES, Messages};
+use crate::keys::segment_start::{self, SegmentStart};
 use crate::keys::{LogNumber, Malformed, arrival};
 
 /// What a reading buffer begins with; it doubles up to what was asked for.
@@ -47,18 +48,68 @@ pub(crate) fn visit_messages<E: Engine>(
     through: MessageNumber,
     mut visit: impl FnMut(MessageNumber, &[u8]) -> ControlFlow<()>,
 ) -> Result<(), EngineError> {
-    let at = message_run::key(log, from);
-    let lower = message_run::key(log, MessageNumber::ZERO);
-    let upper = message_run::key(log, MessageNumber::new(through.get().saturating_add(1)));
-    let mut outcome = Ok(());
-    engine.scan(Table::Log, ScanFrom::AtOrBefore(&at), &lower, &upper, &mut |key, value| {
-        let shown = show_run(key, value, from, through, &mut visit);
-        shown.unwrap_or_else(|malformed| {
-            outcome = Err(malformed.into());
-            ControlFlow::Break(())
-        })
+    let after_last = MessageNumber::new(through.get().saturating_add(1));
+    let mut next = match start_at_or_before(engine, log, from)? {
+        Some(start) => Some(start),
+        None => first_start(engine, log, from)?,
+    };
+    while let Some(start) = next.filter(|start| start.first <= through) {
+        let at = message_run::key(start.segment, log, from);
+        let (lower, end) = message_run::bounds(start.segment, log);
+        let upper = end.min(message_run::key(start.segment, log, after_last));
+        let mut outcome = Ok(ControlFlow::Continue(()));
+        engine.scan(Table::Log, ScanFrom::AtOrBefore(&at), &lower, &upper, &mut |key, value| {
+            outcome = show_run(key, value, from, through, &mut visit);
+            *outcome.as_ref().unwrap_or(&ControlFlow::Break(()))
+        })?;
+        if outcome?.is_break() {
+            return Ok(());
+        }
+        next = first_start(engine, log, start.first.next())?;
+    }
+    Ok(())
+}
+
+/// The segment that has a message, if it is held.
+pub(crate) fn start_at_or_before<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    m_id: MessageNumber,
+) -> Result<Option<SegmentStart>, EngineError> {
+    let lower = segment_start::key(log, MessageNumber::ZERO);
+    let at = segment_start::key(log, m_id);
+    let found = engine.last_at_or_before(Table::Sparse, &lower, &at)?;
+    Ok(found.map(|(key, value)| segment_start::decode(&key, &value)).transpose()?)
+}
+
+/// The first segment that begins with a message at or after one.
+pub(crate) fn first_start<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    from: MessageNumber,
+) -> Result<Option<SegmentStart>, EngineError> {
+    let (lower, upper) = (segment_start::key(log, from), segment_start::end(log));
+    let mut found = None;
+    engine.scan(Table::Sparse, ScanFrom::LowerBound, &lower, &upper, &mut |key, value| {
+        found = Some(segment_start::decode(key, value));
+        ControlFlow::Break(())
     })?;
-    outcome
+    Ok(found.transpose()?)
+}
+
+/// The segments that begin with messages at or after one, in order.
+pub(crate) fn starts_from<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    from: MessageNumber,
+) -> Result<Vec<SegmentStart>, EngineError> {
+    let mut starts = Vec::new();
+    let mut next = first_start(engine, log, from)?;
+    while let Some(start) = next {
+        starts.push(start);
+        next = first_start(engine, log, start.first.next())?;
+    }
+    Ok(starts)
 }
 
 fn show_run(

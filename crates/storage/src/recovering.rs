@@ -3,14 +3,17 @@
 
 use std::ops::ControlFlow;
 
+use interlock_core::identity::MessageNumber;
+
 use crate::engine::{Engine, EngineError, ScanFrom, Table};
 use crate::keys::message_run::{self, Messages};
 use crate::keys::{
     arrival, chain_point, checkpoint_mark, floor, format_version, hole, meta_tag, next_log_number,
-    row,
+    row, segment_start,
 };
 use crate::log_walk::WalkedLog;
 use crate::opening::Walked;
+use crate::reading::starts_from;
 
 /// What is collected before it is written.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -97,16 +100,20 @@ impl<T: Engine> Copy<'_, T> {
         let (from, to) = (arrival::key(number, first), arrival::key(number, last.next()));
         self.range(source, Table::Sparse, &from, &to)?;
 
-        let at = message_run::key(number, first);
-        let lower = message_run::key(number, interlock_core::identity::MessageNumber::ZERO);
-        let upper = message_run::key(number, last.next());
-        let mut outcome = Ok(());
-        let from = ScanFrom::AtOrBefore(&at);
-        source.scan(Table::Log, from, &lower, &upper, &mut |key, value| {
-            outcome = self.run(key, value, log);
-            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        outcome
+        let starts = starts_from(source, number, MessageNumber::ZERO)?;
+        for start in starts.into_iter().filter(|start| start.first <= last) {
+            let key = segment_start::key(number, start.first);
+            self.put(Table::Sparse, &key, &segment_start::encode(start.segment))?;
+            let (lower, _) = message_run::bounds(start.segment, number);
+            let upper = message_run::key(start.segment, number, last.next());
+            let mut outcome = Ok(());
+            source.scan(Table::Log, ScanFrom::LowerBound, &lower, &upper, &mut |key, value| {
+                outcome = self.run(key, value, log);
+                if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            outcome?;
+        }
+        Ok(())
     }
 
     /// One run, without the messages that the walk did not keep.

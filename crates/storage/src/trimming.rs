@@ -7,28 +7,33 @@ use interlock_core::message::MessageHead;
 use crate::engine::{Engine, EngineError, ScanFrom, Table};
 use crate::held_logs::{LogShape, Tail};
 use crate::keys::floor::{self, Floor};
-use crate::keys::{LogNumber, arrival, chain_point, hole, message_run};
-use crate::reading::{ReadFailure, chain_point_at, kept_arrival, visit_messages};
+use crate::keys::segment_start::{self, SegmentStart};
+use crate::keys::{LogNumber, SegmentNumber, arrival, chain_point, hole, message_run};
+use crate::reading::{ReadFailure, chain_point_at, kept_arrival, starts_from, visit_messages};
 
 /// A trim that is decided and not yet written.
 #[derive(Debug)]
 pub(crate) struct Trim {
     number: LogNumber,
     floor: Floor,
-    /// The old floor's number: nothing is stored up to it.
+    /// The old floor's number: nothing is kept beside the messages up to it.
     above: MessageNumber,
-    /// The first message of the run that the first kept message is in, or the
-    /// first after the floor: runs before it are deleted.
-    keep_runs_from: MessageNumber,
+    /// Segments whose messages of this log are all trimmed. What is trimmed of
+    /// others goes with the rest of them.
+    segments: Vec<SegmentStart>,
+    /// The first segment with messages of this log that stay.
+    oldest: Option<SegmentNumber>,
     /// Holes that lie below the new floor.
     holes: Vec<MessageNumber>,
 }
 
-/// Decides a trim; `None` where the floor is there already.
+/// Decides a trim; `None` where the floor is there already. `written` is the
+/// segment that is written.
 pub(crate) fn plan<E: Engine>(
     engine: &E,
     shape: &LogShape,
     appended: &Tail,
+    written: SegmentNumber,
     through: MessageNumber,
 ) -> Result<Option<Trim>, ReadFailure> {
     // A floor inside a hole, or just before one, is at the hole's end.
@@ -50,9 +55,21 @@ pub(crate) fn plan<E: Engine>(
         stamp: stamp_at(engine, shape, through)?,
         arrived_by: arrived_by(engine, shape.number, appended, through)?,
     };
-    let keep_runs_from = first_kept_run(engine, shape.number, through.next())?;
+    let mut segments = starts_from(engine, shape.number, MessageNumber::ZERO)?;
+    // A segment stays that has messages above the floor, or may still get some.
+    let last = segments.len().saturating_sub(1);
+    let ends_at = |index: usize| match segments.get(index + 1) {
+        Some(next) => next.first.previous(),
+        None => appended.point.mark.m_id,
+    };
+    let stays = |index: usize| {
+        ends_at(index) > through || (index == last && segments[index].segment == written)
+    };
+    let kept = (0..segments.len()).find(|index| stays(*index));
+    let oldest = kept.map(|index| segments[index].segment);
+    segments.truncate(kept.unwrap_or(segments.len()));
     let holes = shape.holes.range(..=through).map(|(from, _)| *from).collect();
-    Ok(Some(Trim { number: shape.number, floor, above, keep_runs_from, holes }))
+    Ok(Some(Trim { number: shape.number, floor, above, segments, oldest, holes }))
 }
 
 impl Trim {
@@ -60,21 +77,31 @@ impl Trim {
         self.floor.point.mark
     }
 
+    pub(crate) const fn oldest_segment(&self) -> Option<SegmentNumber> {
+        self.oldest
+    }
+
     /// The deletions and the new floor, as one write.
     pub(crate) fn batch<E: Engine>(&self, engine: &E) -> E::Batch {
         let mut batch = E::Batch::default();
-        let key = floor::key(self.number);
-        engine.put(&mut batch, Table::Meta, &key, &floor::encode(&self.floor));
+        let number = self.number;
+        engine.put(&mut batch, Table::Meta, &floor::key(number), &floor::encode(&self.floor));
         for from in &self.holes {
-            engine.delete(&mut batch, Table::Meta, &hole::key(self.number, *from));
+            engine.delete(&mut batch, Table::Meta, &hole::key(number, *from));
         }
-        let (from, to) = self.runs();
-        engine.delete_range(&mut batch, Table::Log, &from, &to);
+        for start in &self.segments {
+            let (from, to) = message_run::bounds(start.segment, number);
+            engine.delete_range(&mut batch, Table::Log, &from, &to);
+        }
+        if let Some(last) = self.segments.last() {
+            let from = segment_start::key(number, MessageNumber::ZERO);
+            let to = segment_start::key(number, last.first.next());
+            engine.delete_range(&mut batch, Table::Sparse, &from, &to);
+        }
         let (first, last) = (self.above.next(), self.floor_mark().m_id);
-        let (from, to) =
-            (chain_point::key(self.number, first), chain_point::key(self.number, last));
+        let (from, to) = (chain_point::key(number, first), chain_point::key(number, last));
         engine.delete_range(&mut batch, Table::Sparse, &from, &to);
-        let (from, to) = (arrival::key(self.number, first), arrival::key(self.number, last.next()));
+        let (from, to) = (arrival::key(number, first), arrival::key(number, last.next()));
         engine.delete_range(&mut batch, Table::Sparse, &from, &to);
         batch
     }
@@ -85,17 +112,13 @@ impl Trim {
             shape.holes.remove(from);
         }
     }
+}
 
-    pub(crate) fn release<E: Engine>(&self, engine: &E) -> Result<(), EngineError> {
-        let (from, to) = self.runs();
-        engine.release(Table::Log, &from, &to)
-    }
-
-    /// From the log's beginning: what an earlier trim left of a run goes now.
-    fn runs(&self) -> ([u8; 12], [u8; 12]) {
-        let from = message_run::key(self.number, MessageNumber::ZERO);
-        (from, message_run::key(self.number, self.keep_runs_from))
-    }
+/// Gives back the files of the segments before the first that any log needs. The
+/// trims that made them free are durable.
+pub(crate) fn release<E: Engine>(engine: &E, needed: SegmentNumber) -> Result<(), EngineError> {
+    let from = message_run::segment_begin(SegmentNumber::ZERO);
+    engine.release(Table::Log, &from, &message_run::segment_begin(needed))
 }
 
 fn stamp_at<E: Engine>(
@@ -139,21 +162,4 @@ fn arrived_by<E: Engine>(
     };
     let by = last.map_or(WallTime::new(u64::MAX), |last| last.by);
     Ok(by.plus_milliseconds(arrival::INTERVAL_MILLISECONDS))
-}
-
-/// Where the run begins that holds a message; the message itself if none does.
-fn first_kept_run<E: Engine>(
-    engine: &E,
-    log: LogNumber,
-    first_kept: MessageNumber,
-) -> Result<MessageNumber, ReadFailure> {
-    let lower = message_run::key(log, MessageNumber::ZERO);
-    let at = message_run::key(log, first_kept);
-    let Some((key, value)) = engine.last_at_or_before(Table::Log, &lower, &at)? else {
-        return Ok(first_kept);
-    };
-    let (_, first) = message_run::decode_key(&key)?;
-    let messages = message_run::Messages::of(&key, &value)?.count() as u64;
-    let reaches = first.get() + messages > first_kept.get();
-    Ok(if reaches { first } else { first_kept })
 }

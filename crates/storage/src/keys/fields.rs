@@ -34,6 +34,29 @@ impl fmt::Display for LogNumber {
     }
 }
 
+/// A segment: what is appended, over all logs, until a buffer is full or the
+/// database is opened again. Rises, never reused. First in the keys of messages,
+/// so that what came together lies together and goes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SegmentNumber(u32);
+
+impl SegmentNumber {
+    /// Before the first segment.
+    pub(crate) const ZERO: Self = Self(0);
+
+    pub(crate) const fn new(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("fewer than 2^32 segments in the life of a database"))
+    }
+}
+
 /// A stored key or value that is not what this build writes: damage, or a defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a stored {what} is malformed")]
@@ -93,6 +116,12 @@ impl<'a> FieldReader<'a> {
         if number == u32::MAX { Err(self.malformed()) } else { Ok(LogNumber::new(number)) }
     }
 
+    pub(crate) fn segment(&mut self) -> Result<SegmentNumber, Malformed> {
+        let number = self.u32()?;
+        // Never given, so that every number has a next one.
+        if number == u32::MAX { Err(self.malformed()) } else { Ok(SegmentNumber::new(number)) }
+    }
+
     pub(crate) fn incarnation(&mut self) -> Result<Incarnation, Malformed> {
         Incarnation::new(self.u64()?).ok_or(self.malformed())
     }
@@ -111,6 +140,13 @@ impl<'a> FieldReader<'a> {
     pub(crate) fn finish(self) -> Result<(), Malformed> {
         if self.bytes.is_empty() { Ok(()) } else { Err(self.malformed()) }
     }
+}
+
+/// The log number of any key of the `sparse` table.
+pub(crate) fn sparse_log_number(key: &[u8]) -> Result<LogNumber, Malformed> {
+    let mut reader = FieldReader::new(key, "key of the sparse table");
+    reader.u8()?;
+    reader.log_number()
 }
 
 /// Writes a log's name: namespace, shard, origin, incarnation; 18 bytes.

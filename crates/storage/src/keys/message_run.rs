@@ -2,20 +2,20 @@
 //!
 //! ```text
 //! table log
-//! key    log number u32 | m_id of the first u64
+//! key    segment u32 | log number u32 | m_id of the first u64
 //! value  (length varint | encoded Send)+
 //! ```
 //!
 //! A run never reaches past a multiple of [`CHAIN_HASH_INTERVAL`], so that a log
-//! can be shortened to any kept chain hash by deleting whole keys. Why runs and
-//! not one key a message: docs/decisions/0003-log-key-layout.md.
+//! can be shortened to any kept chain hash by deleting whole keys. Why segments
+//! and runs: docs/decisions/0003-log-key-layout.md.
 //!
 //! [`CHAIN_HASH_INTERVAL`]: interlock_core::limits::CHAIN_HASH_INTERVAL
 
 use interlock_core::identity::MessageNumber;
 use interlock_core::wire_format::{put_varint, take_varint};
 
-use super::{FieldReader, LogNumber, Malformed};
+use super::{FieldReader, LogNumber, Malformed, SegmentNumber};
 
 const WHAT: &str = "run of messages";
 
@@ -27,25 +27,35 @@ pub(crate) const MAX_RUN_BYTES: usize = 64 * 1024;
 /// Counts for the size of logs only.
 pub(crate) const MESSAGE_OVERHEAD_BYTES: u64 = 4;
 
+/// What a run takes in a write buffer beside its value: the key, and what the
+/// buffer needs for an entry.
+pub(crate) const RUN_OVERHEAD_BYTES: usize = 64;
+
 /// The key of the run that begins with `first`.
-pub(crate) fn key(log: LogNumber, first: MessageNumber) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..4].copy_from_slice(&log.get().to_be_bytes());
-    key[4..].copy_from_slice(&first.get().to_be_bytes());
+pub(crate) fn key(segment: SegmentNumber, log: LogNumber, first: MessageNumber) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..4].copy_from_slice(&segment.get().to_be_bytes());
+    key[4..8].copy_from_slice(&log.get().to_be_bytes());
+    key[8..].copy_from_slice(&first.get().to_be_bytes());
     key
 }
 
-/// The first key after all runs of a log.
-pub(crate) fn end(log: LogNumber) -> [u8; 12] {
-    let mut end = [0; 12];
-    end[..4].copy_from_slice(&log.get().saturating_add(1).to_be_bytes());
-    end
+/// The bounds of all runs of a log in a segment.
+pub(crate) fn bounds(segment: SegmentNumber, log: LogNumber) -> ([u8; 16], [u8; 16]) {
+    (key(segment, log, MessageNumber::ZERO), key(segment, log.next(), MessageNumber::ZERO))
+}
+
+/// The first key of a segment.
+pub(crate) fn segment_begin(segment: SegmentNumber) -> [u8; 16] {
+    key(segment, LogNumber::new(0), MessageNumber::ZERO)
 }
 
 /// Reads a key.
-pub(crate) fn decode_key(key: &[u8]) -> Result<(LogNumber, MessageNumber), Malformed> {
+pub(crate) fn decode_key(
+    key: &[u8],
+) -> Result<(SegmentNumber, LogNumber, MessageNumber), Malformed> {
     let mut reader = FieldReader::new(key, WHAT);
-    let decoded = (reader.log_number()?, reader.m_id()?);
+    let decoded = (reader.segment()?, reader.log_number()?, reader.m_id()?);
     reader.finish()?;
     Ok(decoded)
 }
@@ -65,7 +75,7 @@ pub(crate) struct Messages<'a> {
 impl<'a> Messages<'a> {
     /// The messages of a stored run.
     pub(crate) fn of(key: &[u8], value: &'a [u8]) -> Result<Self, Malformed> {
-        let (_, first) = decode_key(key)?;
+        let (_, _, first) = decode_key(key)?;
         Ok(Self { next: first, value })
     }
 }
@@ -101,8 +111,9 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let key = key(LogNumber::new(0x0102_0304), MessageNumber::new(0x05));
-        assert_eq!(key, [1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 5]);
+        let segment = SegmentNumber::new(0x0a0b);
+        let key = key(segment, LogNumber::new(0x0102_0304), MessageNumber::new(0x05));
+        assert_eq!(key, [0, 0, 0x0a, 0x0b, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 5]);
         let mut value = Vec::new();
         push(&mut value, b"ab");
         push(&mut value, b"");
@@ -116,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_torn_value_is_malformed() {
-        let key = key(LogNumber::FIRST, MessageNumber::new(1));
+        let key = key(SegmentNumber::ZERO, LogNumber::FIRST, MessageNumber::new(1));
         let mut messages = Messages::of(&key, &[1, b'a', 9, b'b']).expect("a key");
         assert!(messages.next().expect("one").is_ok());
         assert!(messages.next().expect("another").is_err());
@@ -126,13 +137,14 @@ mod tests {
     proptest! {
         #[test]
         fn runs_round_trip(
+            segment in strategies::segment(),
             log in strategies::log_number(),
             first in 1_u64..1 << 60,
             messages: Vec<Vec<u8>>,
         ) {
             let first = MessageNumber::new(first);
-            let key = key(log, first);
-            prop_assert_eq!(decode_key(&key), Ok((log, first)));
+            let key = key(segment, log, first);
+            prop_assert_eq!(decode_key(&key), Ok((segment, log, first)));
             let mut value = Vec::new();
             for message in &messages {
                 push(&mut value, message);
@@ -150,7 +162,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_without_panic(value: Vec<u8>) {
-            let key = key(LogNumber::FIRST, MessageNumber::new(1));
+            let key = key(SegmentNumber::ZERO, LogNumber::FIRST, MessageNumber::new(1));
             let _ = Messages::of(&key, &value).expect("a key").count();
         }
     }

@@ -16,9 +16,11 @@ pub(crate) mod next_log_number;
 pub(crate) mod opening;
 pub(crate) mod projection;
 pub(crate) mod row;
+pub(crate) mod segment_checkpoint;
+pub(crate) mod segment_start;
 
-pub(crate) use fields::{FieldReader, LogNumber};
-pub(crate) use fields::{Malformed, prefix_end, put_log_name, read_log_name};
+pub(crate) use fields::{FieldReader, LogNumber, SegmentNumber};
+pub(crate) use fields::{Malformed, prefix_end, put_log_name, read_log_name, sparse_log_number};
 
 #[cfg(test)]
 pub(crate) mod strategies;
@@ -34,10 +36,12 @@ pub(crate) mod meta_tag {
     pub(crate) const FLOOR: u8 = 0x07;
     pub(crate) const HOLE: u8 = 0x08;
     pub(crate) const FACT: u8 = 0x09;
+    pub(crate) const SEGMENT_CHECKPOINT: u8 = 0x0a;
 }
 
 /// The tags of the `sparse` table.
 pub(crate) mod sparse_tag {
     pub(crate) const CHAIN_POINT: u8 = 0x01;
     pub(crate) const ARRIVAL: u8 = 0x02;
+    pub(crate) const SEGMENT_START: u8 = 0x03;
 }

@@ -6,7 +6,7 @@ use interlock_core::identity::{
 };
 use proptest::prelude::*;
 
-use super::LogNumber;
+use super::{LogNumber, SegmentNumber};
 
 pub(crate) fn incarnation() -> impl Strategy<Value = Incarnation> {
     (1_u64..).prop_map(|bits| Incarnation::new(bits).expect("above zero"))
@@ -14,6 +14,10 @@ pub(crate) fn incarnation() -> impl Strategy<Value = Incarnation> {
 
 pub(crate) fn log_number() -> impl Strategy<Value = LogNumber> {
     (0..u32::MAX).prop_map(LogNumber::new)
+}
+
+pub(crate) fn segment() -> impl Strategy<Value = SegmentNumber> {
+    (0..u32::MAX).prop_map(SegmentNumber::new)
 }
 
 pub(crate) fn m_id() -> impl Strategy<Value = MessageNumber> {

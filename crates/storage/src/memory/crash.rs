@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::disk::{DiskState, Operation};
 use crate::engine::Table;
-use crate::keys::{LogNumber, arrival, chain_point, message_run, row};
+use crate::keys::{LogNumber, message_run, row, sparse_log_number};
 
 /// What a crash takes of the writes that were not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +90,9 @@ fn suffix_per_log(
 fn log_of(operation: &Operation) -> Option<LogNumber> {
     let Operation::Put { table, key, .. } = operation else { return None };
     match table {
-        Table::Log => message_run::decode_key(key).ok().map(|(number, _)| number),
+        Table::Log => message_run::decode_key(key).ok().map(|(_, number, _)| number),
         Table::Meta => row::decode_key(key).ok(),
-        Table::Sparse => chain_point::decode_key(key)
-            .or_else(|_| arrival::decode_key(key))
-            .ok()
-            .map(|(number, _)| number),
+        Table::Sparse => sparse_log_number(key).ok(),
         Table::Projections => None,
     }
 }

@@ -160,13 +160,17 @@ impl MemoryDisk {
             (row::decode(value).ok()?.log == from.log).then_some(number)
         });
         let Some(number) = number else { return };
-        let operation = Operation::DeleteRange {
-            table: Table::Log,
-            from: message_run::key(number, from.m_id).to_vec(),
-            to: message_run::end(number).to_vec(),
+        let is_lost = |key: &&Vec<u8>| {
+            let decoded = message_run::decode_key(key);
+            decoded.is_ok_and(|(_, log, first)| log == number && first >= from.m_id)
         };
-        state.visible.apply(&operation);
-        state.durable.apply(&operation);
+        let lost: Vec<Vec<u8>> =
+            state.visible.table(Table::Log).keys().filter(is_lost).cloned().collect();
+        for key in lost {
+            let operation = Operation::Delete { table: Table::Log, key };
+            state.visible.apply(&operation);
+            state.durable.apply(&operation);
+        }
     }
 
     /// The next write fails, and may have been stored or not.

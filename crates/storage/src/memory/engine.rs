@@ -111,6 +111,15 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn segment_bytes(&self) -> usize {
+        // Small, so that tests and the simulation see many.
+        32 * 1024
+    }
+
+    fn end_segment(&self) -> Result<(), EngineError> {
+        self.state().map(|_| ())
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         Ok(self.state()?.visible.table(table).get(key).cloned())
     }

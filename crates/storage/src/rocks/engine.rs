@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use interlock_core::identity::{LogName, Mark};
 use rocksdb::{
-    ColumnFamily, DBWithThreadMode, ErrorKind, ReadOptions, SingleThreaded, WriteBatch,
-    WriteOptions,
+    ColumnFamily, DBWithThreadMode, ErrorKind, FlushOptions, ReadOptions, SingleThreaded,
+    WriteBatch, WriteOptions,
 };
 
 use super::data_folder::DataFolder;
@@ -25,6 +25,7 @@ pub struct RocksEngine {
     unsynced: WriteOptions,
     synced: WriteOptions,
     without_log: WriteOptions,
+    segment_bytes: usize,
 }
 
 /// What only an engine that writes has.
@@ -52,7 +53,7 @@ impl RocksEngine {
             options.tables(),
             false,
         )?;
-        Ok(Self::new(database, None))
+        Ok(Self::new(database, None, options))
     }
 
     /// Creates a database beside the one that is to be replaced.
@@ -60,7 +61,7 @@ impl RocksEngine {
         path: &Path,
         options: &RocksOptions,
     ) -> Result<Self, rocksdb::Error> {
-        Ok(Self::new(Self::open_to_write(path, options)?, None))
+        Ok(Self::new(Self::open_to_write(path, options)?, None, options))
     }
 
     fn open_to_write(path: &Path, options: &RocksOptions) -> Result<Database, rocksdb::Error> {
@@ -79,16 +80,17 @@ impl RocksEngine {
     ) -> Result<Self, rocksdb::Error> {
         let database = Self::open_to_write(path, options)?;
         let durable_marks = Mutex::new(durable_marks);
-        Ok(Self::new(database, Some(Writing { folder, durable_marks })))
+        Ok(Self::new(database, Some(Writing { folder, durable_marks }), options))
     }
 
-    fn new(database: Database, writing: Option<Writing>) -> Self {
+    fn new(database: Database, writing: Option<Writing>, options: &RocksOptions) -> Self {
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         let mut without_log = WriteOptions::default();
         without_log.disable_wal(true);
         let unsynced = WriteOptions::default();
-        Self { database, writing, unsynced, synced, without_log }
+        let segment_bytes = options.segment_bytes();
+        Self { database, writing, unsynced, synced, without_log, segment_bytes }
     }
 
     fn family(&self, table: Table) -> &ColumnFamily {
@@ -144,6 +146,17 @@ impl Engine for RocksEngine {
 
     fn flush_projections(&self) -> Result<(), EngineError> {
         self.database.flush_cf(self.family(Table::Projections)).map_err(engine_error)
+    }
+
+    fn segment_bytes(&self) -> usize {
+        self.segment_bytes
+    }
+
+    fn end_segment(&self) -> Result<(), EngineError> {
+        // One file a segment: files that do not overlap are never written again.
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.database.flush_cf_opt(self.family(Table::Log), &options).map_err(engine_error)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {

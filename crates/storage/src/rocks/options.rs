@@ -80,6 +80,15 @@ impl RocksOptions {
             .collect()
     }
 
+    /// A little less than a buffer, so that the segment ends before it is full.
+    pub(super) const fn segment_bytes(&self) -> usize {
+        self.log_buffer_bytes() / 4 * 3
+    }
+
+    const fn log_buffer_bytes(&self) -> usize {
+        self.write_buffer_bytes / 2
+    }
+
     fn table(&self, table: Table, cache: &Cache) -> Options {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(cache);
@@ -91,7 +100,7 @@ impl RocksOptions {
         let mut options = Options::default();
         options.set_block_based_table_factory(&blocks);
         options.set_write_buffer_size(match table {
-            Table::Log => self.write_buffer_bytes / 2,
+            Table::Log => self.log_buffer_bytes(),
             _ => self.write_buffer_bytes / 12,
         });
         options.set_max_write_buffer_number(4);
