@@ -154,9 +154,11 @@ impl Engine for RocksEngine {
 
     fn end_segment(&self) -> Result<(), EngineError> {
         // One file a segment: files that do not overlap are never written again.
+        // The other tables with it, so that no write-ahead file is kept for them.
         let mut options = FlushOptions::default();
         options.set_wait(false);
-        self.database.flush_cf_opt(self.family(Table::Log), &options).map_err(engine_error)
+        let families = Table::ALL.map(|table| self.family(table));
+        self.database.flush_cfs_opt(&families, &options).map_err(engine_error)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
