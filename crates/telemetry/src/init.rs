@@ -7,7 +7,8 @@ use std::{env, fmt, io};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{KeyValue, global};
-use opentelemetry_otlp::SpanExporter;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
+use opentelemetry_otlp::{SpanExporter, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
@@ -106,6 +107,16 @@ pub enum TelemetryError {
     /// The `OTEL_…` variables describe no exporter that can be built.
     #[error("OTLP exporter: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// A file that an `OTEL_EXPORTER_OTLP_…` variable names cannot be read.
+    #[error("{variable}: {path:?}: {source}")]
+    ExporterFile {
+        /// The variable.
+        variable: String,
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Somebody has installed a subscriber before.
     #[error("telemetry is already started in this process")]
     AlreadyStarted,
@@ -196,19 +207,67 @@ pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard, TelemetryError> 
 }
 
 fn export_wanted() -> bool {
-    let set = |name| env::var(name).is_ok_and(|value: String| !value.trim().is_empty());
-    let is = |name, wanted: &str| {
-        env::var(name).is_ok_and(|value: String| value.trim().eq_ignore_ascii_case(wanted))
+    let is = |name, wanted| {
+        variable(name).is_some_and(|value: String| value.eq_ignore_ascii_case(wanted))
     };
-    (set("OTEL_EXPORTER_OTLP_ENDPOINT") || set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
-        && !is("OTEL_SDK_DISABLED", "true")
-        && !is("OTEL_TRACES_EXPORTER", "none")
+    endpoint().is_some() && !is("OTEL_SDK_DISABLED", "true") && !is("OTEL_TRACES_EXPORTER", "none")
+}
+
+/// By the specification an empty variable is one that is not set.
+fn variable(name: &str) -> Option<String> {
+    let value = env::var(name).ok()?;
+    let value = value.trim();
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// `OTEL_EXPORTER_OTLP_TRACES_{name}`, which outweighs `OTEL_EXPORTER_OTLP_{name}`.
+fn otlp_variable(name: &str) -> Option<(String, String)> {
+    ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"].into_iter().find_map(|prefix| {
+        let name = format!("{prefix}{name}");
+        let value = variable(&name)?;
+        Some((name, value))
+    })
+}
+
+fn endpoint() -> Option<String> {
+    otlp_variable("ENDPOINT").map(|(_, value)| value)
+}
+
+/// The content of the PEM file that a variable names.
+fn otlp_file(name: &str) -> Result<Option<Vec<u8>>, TelemetryError> {
+    let Some((variable, path)) = otlp_variable(name) else { return Ok(None) };
+    match std::fs::read(&path) {
+        Ok(content) => Ok(Some(content)),
+        Err(source) => Err(TelemetryError::ExporterFile { variable, path, source }),
+    }
+}
+
+/// What to trust, and to show, of a collector behind TLS: the system's roots
+/// unless `…_CERTIFICATE` names a file. The exporter itself does not read these
+/// variables.
+fn exporter_tls() -> Result<ClientTlsConfig, TelemetryError> {
+    let mut tls = match otlp_file("CERTIFICATE")? {
+        Some(certificate) => {
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate))
+        }
+        None => ClientTlsConfig::new().with_enabled_roots(),
+    };
+    if let (Some(certificate), Some(key)) =
+        (otlp_file("CLIENT_CERTIFICATE")?, otlp_file("CLIENT_KEY")?)
+    {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    Ok(tls)
 }
 
 /// The sampler is the SDK's own reading of `OTEL_TRACES_SAMPLER`, by default
 /// parent-based and always on.
 fn tracer_provider(config: &TelemetryConfig) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = SpanExporter::builder().with_tonic().build()?;
+    let mut exporter = SpanExporter::builder().with_tonic();
+    if endpoint().is_some_and(|endpoint| endpoint.starts_with("https://")) {
+        exporter = exporter.with_tls_config(exporter_tls()?);
+    }
+    let exporter = exporter.build()?;
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(resource(config))
@@ -232,9 +291,7 @@ fn resource(config: &TelemetryConfig) -> Resource {
         .with_attributes(attributes)
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_detector(Box::new(EnvResourceDetector::new()));
-    if let Ok(name) = env::var("OTEL_SERVICE_NAME")
-        && !name.trim().is_empty()
-    {
+    if let Some(name) = variable("OTEL_SERVICE_NAME") {
         resource = resource.with_service_name(name);
     }
     resource.build()

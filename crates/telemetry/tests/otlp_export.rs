@@ -5,6 +5,7 @@
 //! exporting process is this test binary again, as a child.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::Status
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 const TRACE_ID: [u8; 16] = [0x11; 16];
@@ -137,13 +139,23 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn spans_reach_the_collector_in_the_traces_they_belong_to() {
+/// What the child exports to a collector, which speaks TLS if it has a
+/// certificate for `localhost`.
+async fn collect(
+    tls: Option<ServerTlsConfig>,
+    environment: Vec<(&'static str, PathBuf)>,
+) -> Vec<ExportTraceServiceRequest> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    let port = listener.local_addr().expect("bound").port();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = format!("{scheme}://localhost:{port}");
     let (received, mut exports) = mpsc::unbounded_channel();
+    let mut server = tonic::transport::Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).expect("a valid certificate");
+    }
     tokio::spawn(
-        tonic::transport::Server::builder()
+        server
             .add_service(TraceServiceServer::new(Collector { received }))
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );
@@ -153,16 +165,37 @@ async fn spans_reach_the_collector_in_the_traces_they_belong_to() {
             .args(["--exact", "exporting_process", "--ignored", "--nocapture"])
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+            .envs(environment)
             .output()
             .expect("it starts")
     });
     let output = child.await.expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{said}", String::from_utf8_lossy(&output.stdout));
-
-    let mut by_name: BTreeMap<String, Span> = BTreeMap::new();
     // The child flushed before it ended, so all of it has been received.
-    while let Ok(export) = exports.try_recv() {
+    std::iter::from_fn(|| exports.try_recv().ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_behind_tls_is_trusted_by_the_certificate_that_the_environment_names() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("signed");
+    let certificate = folder.path().join("collector.pem");
+    std::fs::write(&certificate, signed.cert.pem()).expect("it can be written");
+    let identity = Identity::from_pem(signed.cert.pem(), signed.signing_key.serialize_pem());
+    let tls = || Some(ServerTlsConfig::new().identity(identity.clone()));
+
+    let trusted = collect(tls(), vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", certificate)]).await;
+    assert!(!trusted.is_empty());
+    // Without it only the system's roots count, and they do not know this one.
+    assert!(collect(tls(), Vec::new()).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_reach_the_collector_in_the_traces_they_belong_to() {
+    let exports = collect(None, Vec::new()).await;
+    let mut by_name: BTreeMap<String, Span> = BTreeMap::new();
+    for export in exports {
         for resource_spans in export.resource_spans {
             let resource = resource_spans.resource.expect("a resource").attributes;
             assert_eq!(text(&resource, "service.name").as_deref(), Some("push-node"));
