@@ -188,6 +188,7 @@ impl ReplicationHub {
         let mut state = self.lock();
         if state.outbound.get(&peer).is_some_and(|outbound| outbound.stream == stream) {
             state.outbound.remove(&peer);
+            state.acknowledgements.handle_disconnected(peer);
         }
     }
 

@@ -7,6 +7,12 @@
 //! What is retired stays retired, so that a late acknowledgement from before a
 //! restore cannot let anyone trim what the member no longer has. Whoever counts,
 //! counts the lowest mark among the openings that are not retired.
+//!
+//! While the stream is there on which a member welcomed us, the opening that did
+//! is counted alone. Others can still pass on facts of an opening before it that
+//! nobody here had heard of, and so could not retire: it would keep the member's
+//! queue from ever becoming empty. Should it be a later one, our stream is about
+//! to end, and until it does we know as much as if nobody had told us.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -67,6 +73,8 @@ struct MemberFacts {
     retired: BTreeSet<Incarnation>,
     /// In the order of retirement, so that the oldest is forgotten first.
     retirements: VecDeque<Incarnation>,
+    /// The opening that welcomed us on the stream that is there.
+    connected: Option<Incarnation>,
     too_many_openings: bool,
 }
 
@@ -84,6 +92,9 @@ impl MemberFacts {
     }
 
     fn mark_of(&self, log: &LogName) -> Option<Mark> {
+        if let Some(connected) = self.connected.and_then(|opening| self.openings.get(&opening)) {
+            return connected.marks.get(log).copied();
+        }
         if self.too_many_openings {
             return None;
         }
@@ -110,9 +121,10 @@ impl Acknowledgements {
         Self::default()
     }
 
-    /// Takes a fact. `first_hand` only for what a `Welcome` states: an
-    /// acknowledgement on an older stream may come after the welcome of a newer
-    /// one.
+    /// Takes a fact. `first_hand` only for what a `Welcome` states, on the stream
+    /// whose end is told with [`handle_disconnected`](Self::handle_disconnected):
+    /// an acknowledgement on an older stream may come after the welcome of a
+    /// newer one.
     pub fn record(&mut self, fact: &Fact, first_hand: bool) -> Recorded {
         let MemberOpening { node, incarnation, opened_from } = fact.opening;
         let member = self.members.entry(node).or_default();
@@ -125,6 +137,7 @@ impl Acknowledgements {
                 member.openings.keys().filter(|other| **other != incarnation).copied().collect();
             is_news |= !others.is_empty() || member.too_many_openings;
             others.into_iter().for_each(|other| member.retire(other));
+            member.connected = Some(incarnation);
             member.too_many_openings = false;
         }
         if let Some(former) = opened_from.filter(|former| *former != incarnation)
@@ -154,8 +167,17 @@ impl Acknowledgements {
         if is_news || !news.is_empty() { Recorded::News(news) } else { Recorded::Known }
     }
 
-    /// How far a member surely holds a log durably: the lowest mark among its
-    /// openings that are not retired. `None` when one of them has told none.
+    /// The stream is over on which a member welcomed us. From now on any other
+    /// opening that we are told of may be a later one.
+    pub fn handle_disconnected(&mut self, node: NodeNumber) {
+        if let Some(member) = self.members.get_mut(&node) {
+            member.connected = None;
+        }
+    }
+
+    /// How far a member surely holds a log durably: the mark of the opening that
+    /// we are connected to, else the lowest among those that are not retired.
+    /// `None` when one of them has told none.
     pub fn mark_of(&self, node: NodeNumber, log: &LogName) -> Option<Mark> {
         self.members.get(&node)?.mark_of(log)
     }
@@ -323,6 +345,40 @@ mod tests {
         // One that tells nothing of the log may hold nothing of it.
         facts.record(&fact(12, 0, &[]), false);
         assert_eq!(held(&facts), None);
+    }
+
+    /// Found by the simulation: a member's disk was wiped while we were away, we
+    /// were welcomed by its new opening, and only then somebody who had not met
+    /// that one yet passed on facts of the old one. Nothing would ever have
+    /// retired it here.
+    #[test]
+    fn an_opening_heard_of_after_the_welcome_does_not_hold_the_queue_up() {
+        let mut facts = Acknowledgements::new();
+        facts.record(&fact(11, 0, &[(log(1), 40)]), true);
+        facts.record(&fact(10, 0, &[(log(1), 7)]), false);
+        assert_eq!(held(&facts), Some(40));
+        facts.record(&fact(11, 0, &[(log(1), 41)]), false);
+        let tips = [(log(1), MessageNumber::ZERO, MessageNumber::new(41))];
+        assert_eq!(facts.queue(MEMBER, tips), []);
+        // Without the stream it may be a later one, of a disk that was restored.
+        facts.handle_disconnected(MEMBER);
+        assert_eq!(held(&facts), Some(7));
+        facts.record(&fact(11, 0, &[(log(1), 41)]), true);
+        assert_eq!(held(&facts), Some(41));
+        assert_eq!(facts.record(&fact(10, 0, &[(log(1), 99)]), false), Recorded::Retired);
+    }
+
+    /// The other order of events: what we were told of is the later opening.
+    #[test]
+    fn a_later_opening_is_counted_as_soon_as_the_stream_to_the_former_ends() {
+        let mut facts = Acknowledgements::new();
+        facts.record(&fact(10, 0, &[(log(1), 100)]), true);
+        facts.record(&fact(11, 9, &[(log(1), 40)]), false);
+        facts.handle_disconnected(MEMBER);
+        assert_eq!(held(&facts), Some(40));
+        facts.record(&fact(11, 9, &[(log(1), 40)]), true);
+        assert_eq!(facts.record(&fact(10, 0, &[(log(1), 120)]), false), Recorded::Retired);
+        assert_eq!(held(&facts), Some(40));
     }
 
     #[test]
