@@ -18,6 +18,9 @@ use crate::world::{Phase, World};
 /// over a state does both after one another.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// What was under way when all was well, answers that were delayed and frames
+/// that were sent again meanwhile, has come by then.
+const SETTLING_TIME: Duration = Duration::from_secs(4);
 /// How long it has to stay quiet.
 const QUIET_TIME: Duration = Duration::from_secs(5);
 
@@ -37,9 +40,7 @@ impl World {
         let Some(trouble) = self.trouble() else {
             let recovery = self.now.since(self.healed_at());
             self.statistics.longest_recovery = recovery;
-            self.phase = Phase::Quiet;
-            self.quiet_from = (self.statistics.frames, self.statistics.nacks);
-            return self.after(QUIET_TIME, Event::QuietEnds);
+            return self.after(SETTLING_TIME, Event::QuietBegins);
         };
         if self.now.since(self.healed_at()) < RECOVERY_LIMIT {
             return self.after(LOOK_INTERVAL, Event::Look);
@@ -82,11 +83,30 @@ impl World {
         }
         for peer in topology.peers_of(node) {
             let queue = process.queue_of(peer.number);
-            if queue > 0 {
-                return Some(format!("node {} has not acknowledged {queue} messages", peer.number));
+            if let Some(queued) = queue.first() {
+                let facts = process.facts().facts();
+                let of_peer: Vec<_> = facts
+                    .iter()
+                    .filter(|fact| fact.opening.node == peer.number)
+                    .map(|fact| {
+                        let of_log = fact.marks.iter().find(|(log, _)| *log == queued.log);
+                        (fact.opening, of_log.map(|(_, mark)| mark.m_id))
+                    })
+                    .collect();
+                return Some(format!(
+                    "node {} has acknowledged {} up to {} of {}: {of_peer:?}",
+                    peer.number, queued.log, queued.acknowledged, queued.tip
+                ));
             }
         }
         None
+    }
+
+    /// From now on nobody has a reason to send a message.
+    pub(crate) fn begin_quiet(&mut self) {
+        self.phase = Phase::Quiet;
+        self.quiet_from = (self.statistics.frames, self.statistics.nacks);
+        self.after(QUIET_TIME, Event::QuietEnds);
     }
 
     /// The time in which it had to be quiet is over.

@@ -9,7 +9,7 @@ use interlock_core::topology::Topology;
 
 use crate::faults::FaultKind;
 use crate::history::ClientNumber;
-use crate::network::{Delivery, ProcessNumber, StreamNumber};
+use crate::network::{Delivery, Endpoint, ProcessNumber, StreamNumber};
 use crate::requests::{Reply, Request, RequestName};
 
 /// One event.
@@ -20,7 +20,7 @@ pub enum Event {
     /// A stream reaches its callee.
     Accepted(StreamNumber),
     /// A stream is open at its caller.
-    Opened(StreamNumber),
+    Opened(StreamNumber, Endpoint, NodeNumber),
     /// A peer could not be reached.
     ConnectFailed(NodeNumber, ProcessNumber, NodeNumber),
     /// Something arrives on a stream.
@@ -33,6 +33,8 @@ pub enum Event {
     Timer(NodeNumber, Moment),
     /// A request reaches a node.
     RequestArrives(NodeNumber, Box<Request>),
+    /// A request reaches a node when its client has given it up.
+    StrayArrives(NodeNumber, Box<Request>),
     /// An answer reaches a client.
     ReplyArrives(Box<Reply>),
     /// A client has waited long enough for an answer.
@@ -55,6 +57,8 @@ pub enum Event {
     Heal,
     /// Somebody looks whether all is well.
     Look,
+    /// It has to be quiet from now on.
+    QuietBegins,
     /// It has been quiet for a while.
     QuietEnds,
 }
@@ -77,7 +81,7 @@ impl fmt::Display for Event {
         match self {
             Self::Start(node) => write!(f, "n{node} starts"),
             Self::Accepted(stream) => write!(f, "{stream} accepted"),
-            Self::Opened(stream) => write!(f, "{stream} opened"),
+            Self::Opened(stream, ..) => write!(f, "{stream} opened"),
             Self::ConnectFailed(node, process, peer) => {
                 write!(f, "n{node} {process} does not reach n{peer}")
             }
@@ -86,6 +90,7 @@ impl fmt::Display for Event {
             Self::SyncEnds(node, process) => write!(f, "n{node} {process} has synced"),
             Self::Timer(node, _) => write!(f, "n{node} timer"),
             Self::RequestArrives(node, request) => write!(f, "n{node} <- {request}"),
+            Self::StrayArrives(node, request) => write!(f, "n{node} <- late {request}"),
             Self::ReplyArrives(reply) => write!(f, "-> {reply}"),
             Self::RequestTimesOut(name) => write!(f, "{name} times out"),
             Self::ClientWakes(client, _) => write!(f, "{client} wakes"),
@@ -101,6 +106,7 @@ impl fmt::Display for Event {
             Self::FaultEnds(end) => write!(f, "FAULT ends: {end:?}"),
             Self::Heal => f.write_str("HEAL"),
             Self::Look => f.write_str("look"),
+            Self::QuietBegins => f.write_str("QUIET begins"),
             Self::QuietEnds => f.write_str("QUIET ends"),
         }
     }

@@ -227,6 +227,7 @@ impl World {
         machine.disk.restore(disk);
         machine.durable = logs.clone();
         machine.recorded = recorded.clone();
+        machine.disk_may_fail = false;
         let logs = logs.clone();
         self.history.records.push(Record::Replaced { node, by: Replacement::Restored, logs });
         self.after_replacement(node);
@@ -243,6 +244,7 @@ impl World {
         machine.disk.wipe();
         machine.durable.clear();
         machine.recorded.clear();
+        machine.disk_may_fail = false;
         let (by, logs) = (Replacement::Wiped, BTreeMap::new());
         self.history.records.push(Record::Replaced { node, by, logs });
         self.after_replacement(node);
@@ -292,7 +294,7 @@ impl World {
         let node = self.any_node();
         let at_sync = self.random.chance(50);
         let machine = self.machine(node);
-        if machine.process.is_none() {
+        if machine.process.is_none() || machine.disk_may_fail {
             return false;
         }
         machine.disk_may_fail = true;

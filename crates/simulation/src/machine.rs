@@ -160,7 +160,6 @@ impl Machine {
         self.process_number = process;
         self.started_at = now;
         self.timer_at = None;
-        self.disk_may_fail = false;
         let opened = Process::open(storage, &recovery, start, config, self.wall(now));
         self.process = Some(opened.map_err(StartError::Opening)?);
         Ok(recovery)

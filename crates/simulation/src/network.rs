@@ -216,6 +216,13 @@ impl Network {
         self.streams.get(&stream).map(|stream| (stream.ends[0], stream.ends[1]))
     }
 
+    /// Whether a stream is there and this end of it has not been closed.
+    pub fn is_open_at(&self, stream: StreamNumber, end: Endpoint) -> bool {
+        self.streams.get(&stream).is_some_and(|stream| {
+            stream.ends.iter().zip(stream.closed).any(|(other, closed)| *other == end && !closed)
+        })
+    }
+
     /// Puts cargo on a stream that takes `delay`; when it is to be delivered.
     pub fn send(
         &mut self,

@@ -24,7 +24,7 @@ use interlock_core::identity::{
 use interlock_core::limits::{MAX_FRAME_BYTES, WINDOW_BYTES};
 use interlock_core::message::MessageHead;
 use interlock_core::projection::{DirectoryProjection, Projection, PublishersProjection};
-use interlock_core::replication::acknowledgements::{Acknowledgements, Recorded};
+use interlock_core::replication::acknowledgements::{Acknowledgements, QueuedLog, Recorded};
 use interlock_core::replication::frames::{
     Fact, Frame, Heartbeat, Hello, LogOffer, Member, NackReason, NamespaceDigest, PROTOCOL_VERSION,
     ReceiverFrame, SenderFrame, Welcome,
@@ -200,6 +200,8 @@ enum OutboundState {
 struct OpenOutbound {
     stream: StreamNumber,
     sender: PeerSender,
+    /// The namespaces that the greeting named.
+    greeted: Vec<NamespaceNumber>,
     /// How far each log has been offered.
     offered: BTreeMap<LogName, MessageNumber>,
 }
@@ -440,14 +442,19 @@ impl Process {
             && self.waiters.is_empty()
     }
 
-    /// How many messages a peer has still to acknowledge (METHOD M6).
-    pub fn queue_of(&self, peer: NodeNumber) -> u64 {
+    /// What a peer has still to acknowledge (METHOD M6).
+    pub fn queue_of(&self, peer: NodeNumber) -> Vec<QueuedLog> {
         let held = self
             .durable
             .iter()
             .filter(|(log, _)| self.topology.is_member(peer, log.namespace))
             .map(|(log, held)| (*log, held.row.first_m_id().previous(), held.mark.m_id));
-        self.facts.queue(peer, held).iter().map(|queued| queued.messages()).sum()
+        self.facts.queue(peer, held)
+    }
+
+    /// Who holds what, as far as it is known here.
+    pub const fn facts(&self) -> &Acknowledgements {
+        &self.facts
     }
 
     // The log writer.
@@ -949,7 +956,13 @@ impl Process {
         self.consider_readiness()?;
         let peers: Vec<NodeNumber> = self.outbound.keys().copied().collect();
         for peer in peers {
+            let shared = self.shared_and_ready(peer);
             let Some(open) = open_of(&mut self.outbound, peer) else { continue };
+            if open.greeted != shared {
+                // The peer may have something to take over: it is told anew.
+                self.hang_up(peer, Duration::ZERO);
+                continue;
+            }
             let withdrawn: Vec<LogName> = open
                 .offered
                 .keys()
@@ -1001,6 +1014,7 @@ impl Process {
     fn hang_up(&mut self, peer: NodeNumber, delay: Duration) {
         if let Some(open) = open_of(&mut self.outbound, peer) {
             self.outputs.push(Output::Close(open.stream));
+            self.facts.handle_disconnected(peer);
             let state = OutboundState::Waiting { until: self.now + delay };
             self.outbound.insert(peer, Outbound { attempts: 0, state });
         }
@@ -1016,13 +1030,14 @@ impl Process {
         }
         let config = SenderConfig { peer, jitter_seed: random.bits() };
         let mut sender = PeerSender::new(self.now, config, self.greeting(peer));
+        let greeted = self.shared_and_ready(peer);
         sender.handle_topology(self.now, Arc::clone(&self.topology));
         for fact in self.facts.facts() {
             if let Some(fact) = self.fact_for(peer, fact) {
                 sender.handle_fact(self.now, fact, false);
             }
         }
-        let open = OpenOutbound { stream, sender, offered: BTreeMap::new() };
+        let open = OpenOutbound { stream, sender, greeted, offered: BTreeMap::new() };
         let outbound = self.outbound.get_mut(&peer).expect("just looked at");
         outbound.state = OutboundState::Open(Box::new(open));
         self.offer_advanced();
@@ -1047,6 +1062,12 @@ impl Process {
             feature_level: FEATURE_LEVEL,
             wall_clock: self.wall,
         }
+    }
+
+    fn shared_and_ready(&self, peer: NodeNumber) -> Vec<NamespaceNumber> {
+        let mut namespaces = self.topology.namespaces_of(self.me.opening.node);
+        namespaces.retain(|namespace| self.is_member(peer, *namespace) && self.is_ready(*namespace));
+        namespaces
     }
 
     fn stream_accepted(&mut self, stream: StreamNumber) {
@@ -1103,6 +1124,7 @@ impl Process {
             matches!(&outbound.state, OutboundState::Open(open) if open.stream == stream)
         });
         if let Some(peer) = caller.map(|(peer, _)| *peer) {
+            self.facts.handle_disconnected(peer);
             self.wait_to_call(peer, random);
         }
     }

@@ -183,7 +183,12 @@ fn draw_clients(
             for kind in
                 [ClientKind::Editor, ClientKind::SessionPublisher, ClientKind::PlainPublisher]
             {
-                if kind == ClientKind::PlainPublisher && random.chance(50) {
+                let is_member = topology.is_member(node.number, namespace);
+                let is_left_out = match kind {
+                    ClientKind::PlainPublisher => random.chance(50),
+                    _ => !is_member && random.chance(60),
+                };
+                if is_left_out {
                     continue;
                 }
                 number += 1;

@@ -194,10 +194,11 @@ impl World {
                     self.dispatch(callee, Input::Accepted(stream));
                 }
             }
-            Event::Opened(stream) => {
-                if let Some((caller, callee)) = self.network.ends(stream) {
-                    self.dispatch(caller, Input::Opened(stream, callee.node));
-                }
+            Event::Opened(stream, caller, peer) => {
+                let is_open = self.network.is_open_at(stream, caller);
+                let input =
+                    if is_open { Input::Opened(stream, peer) } else { Input::ConnectFailed(peer) };
+                self.dispatch(caller, input);
             }
             Event::ConnectFailed(node, process, peer) => {
                 self.dispatch(Endpoint { node, process }, Input::ConnectFailed(peer));
@@ -215,7 +216,7 @@ impl World {
                 let endpoint = machine.endpoint();
                 self.dispatch(endpoint, Input::Timer);
             }
-            Event::RequestArrives(node, request) => {
+            Event::RequestArrives(node, request) | Event::StrayArrives(node, request) => {
                 let endpoint = self.machine(node).endpoint();
                 self.dispatch(endpoint, Input::Requested(*request));
             }
@@ -249,6 +250,7 @@ impl World {
             Event::FaultEnds(end) => self.end_fault(end),
             Event::Heal => self.heal(),
             Event::Look => self.look(),
+            Event::QuietBegins => self.begin_quiet(),
             Event::QuietEnds => self.end_quiet(),
         }
     }
@@ -267,6 +269,7 @@ impl World {
             | Event::ConnectFailed(node, process, _) => !is_present(node, process),
             Event::Start(node) => self.machines[node].process.is_some(),
             Event::Fault(_)
+            | Event::StrayArrives(..)
             | Event::FlapsAgain(..)
             | Event::FaultEnds(_)
             | Event::DiskCopied(_) => self.phase != Phase::Faults,
@@ -306,6 +309,11 @@ impl World {
                 self.carry_out(node, outputs);
                 self.schedule_timer(node);
             }
+            Err(StartError::Storage(_) | StartError::Opening(_)) if machine.disk_may_fail => {
+                machine.disk_may_fail = false;
+                machine.crash(&mut self.random);
+                self.after(Duration::from_millis(100), Event::Start(node));
+            }
             Err(StartError::Died) => {
                 self.statistics.deaths_while_opening += 1;
                 let after = self.random.duration(Duration::from_millis(10), Duration::from_secs(1));
@@ -336,7 +344,7 @@ impl World {
                 self.schedule_timer(to.node);
             }
             Err(error) => {
-                if !machine.disk_may_fail {
+                if !std::mem::take(&mut machine.disk_may_fail) {
                     self.history.incident(Some(to.node), format!("the storage failed: {error}"));
                 }
                 self.crash(to.node, None);
@@ -385,8 +393,14 @@ impl World {
                     }
                 }
                 Output::Record(record) => {
-                    if let Record::Durable { log, mark, .. } = &record {
-                        self.machine(node).durable.insert(*log, *mark);
+                    match &record {
+                        Record::Durable { log, mark, .. } => {
+                            self.machine(node).durable.insert(*log, *mark);
+                        }
+                        Record::Ready { namespace, .. } => {
+                            self.note(format_args!("n{node} is ready in {namespace}"));
+                        }
+                        _ => {}
                     }
                     self.history.records.push(record);
                 }
@@ -417,7 +431,7 @@ impl World {
         if let Some(callee) = callee.filter(|_| is_open) {
             let stream = self.network.open(me, callee);
             self.after(there, Event::Accepted(stream));
-            self.after(there + back, Event::Opened(stream));
+            self.after(there + back, Event::Opened(stream, me, peer));
             return;
         }
         let patience = Duration::from_secs(1);
@@ -525,7 +539,7 @@ impl World {
             // It comes when its client has long gone on without it.
             self.statistics.stray_requests += 1;
             delay += self.within((timeout, 2 * timeout));
-            return self.after(delay, Event::RequestArrives(node, Box::new(request)));
+            return self.after(delay, Event::StrayArrives(node, Box::new(request)));
         }
         let at = self.now + delay;
         let state = self.clients.get_mut(&request.name.client).expect("clients stay");

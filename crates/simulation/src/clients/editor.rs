@@ -43,14 +43,14 @@ impl Editor {
             condition.etag = around.random.chance(20).then_some(*etag);
         }
         let name = channel.clone();
-        let (attempt, change) = match around.random.below(10) {
-            0..5 => {
+        let (attempt, change) = match around.random.below(16) {
+            0..8 => {
                 let presentation =
                     Presentation { description: description.clone(), labels: BTreeMap::new() };
                 let draft = ChannelDraft { presentation, ..ChannelDraft::default() };
                 (Attempt::Create { channel: name, description }, ChannelChange::Create(draft))
             }
-            5..8 => {
+            8..14 => {
                 let update = ChannelUpdate {
                     description: Some(description.clone()),
                     max_payload_bytes: around

@@ -25,9 +25,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 pub(super) struct SessionPublisher {
     session: Option<Session>,
     step: Step,
-    /// Requests of publications without an answer: the first sequence and how
-    /// many.
-    outstanding: Outstanding<(u64, u64)>,
+    /// Requests of publications without an answer, with their sequences.
+    outstanding: Outstanding<Vec<u64>>,
     /// To be published again in another session: nobody knows whether it was
     /// stored.
     again: VecDeque<NewPublication>,
@@ -135,12 +134,14 @@ impl SessionPublisher {
         desk: &mut Desk,
         around: &mut Surroundings<'_>,
     ) {
-        let first = publications.first().and_then(|publication| publication.publisher);
-        let Some(first) = first else { return };
-        let range = (first.sequence.get(), publications.len() as u64);
+        if publications.is_empty() {
+            return;
+        }
+        let positions = publications.iter().filter_map(|publication| publication.publisher);
+        let sequences = positions.map(|position| position.sequence.get()).collect();
         let level = desk.level(around.random);
         let number = desk.send(RequestBody::Publish { publications, level }, around);
-        self.outstanding.insert(number, range);
+        self.outstanding.insert(number, sequences);
     }
 
     /// Sends everything again that is in flight.
@@ -167,11 +168,10 @@ impl SessionPublisher {
                 }
             }
             ReplyBody::Published { stored, refusal, .. } => {
-                if let Some((first, count)) = self.outstanding.remove(&number) {
-                    self.acknowledge(first, &stored, around);
-                    let refused = first + stored.len() as u64;
-                    if let Some(refusal) = refusal.filter(|_| (stored.len() as u64) < count) {
-                        self.refused(refused, &refusal, around);
+                if let Some(sequences) = self.outstanding.remove(&number) {
+                    self.acknowledge(&sequences, &stored, around);
+                    if let (Some(refused), Some(refusal)) = (sequences.get(stored.len()), refusal) {
+                        self.refused(*refused, &refusal, around);
                     }
                 }
             }
@@ -251,19 +251,19 @@ impl SessionPublisher {
 
     fn acknowledge(
         &mut self,
-        first: u64,
+        sequences: &[u64],
         stored: &[StoredPublication],
         around: &mut Surroundings<'_>,
     ) {
         let Some(session) = &mut self.session else { return };
-        for (sequence, stored) in (first..).zip(stored) {
-            let place = session.in_flight.iter().position(|it| it.sequence == sequence);
+        for (sequence, stored) in sequences.iter().zip(stored) {
+            let place = session.in_flight.iter().position(|it| it.sequence == *sequence);
             let Some(in_flight) = place.and_then(|place| session.in_flight.remove(place)) else {
                 continue;
             };
             around.history.end(in_flight.operation, Outcome::Ok { name: stored.name });
             if let Some(name) = stored.name {
-                let sequence = PublisherSequence::new(sequence);
+                let sequence = PublisherSequence::new(*sequence);
                 if session.last_acknowledged.is_none_or(|(last, _)| last < sequence) {
                     session.last_acknowledged = Some((sequence, name));
                 }
@@ -338,7 +338,7 @@ impl SessionPublisher {
                 self.renumber(around);
                 self.step = Step::Publishing;
                 self.send_again(desk, around);
-                around.outputs.push(ClientOutput::WakeAfter(Duration::ZERO));
+                desk.wake_later(around);
             }
             _ => {}
         }
