@@ -82,6 +82,13 @@ struct Overrides {
     /// Let sources come from private and loopback addresses.
     #[arg(long, env = "INTERLOCK_ALLOW_PRIVATE_SOURCES", action = ArgAction::SetTrue)]
     allow_private_sources: bool,
+    /// How many redirects a fetch of a source follows.
+    #[arg(long, env = "INTERLOCK_SOURCE_REDIRECTS")]
+    source_redirects: Option<u8>,
+    /// Certificate authorities (PEM) that sources may be signed by, besides the
+    /// system's.
+    #[arg(long, env = "INTERLOCK_SOURCE_CA")]
+    source_ca: Option<PathBuf>,
     /// Log lines: text or json.
     #[arg(long, env = "INTERLOCK_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -135,6 +142,8 @@ impl Overrides {
         config.bootstrap |= self.bootstrap;
         set_optional(&mut config.web_origin, &self.web_origin);
         config.allow_private_sources |= self.allow_private_sources;
+        set(&mut config.source_redirects, &self.source_redirects);
+        set_optional(&mut config.source_ca, &self.source_ca);
         set(&mut config.log_format, &self.log_format);
         set(&mut config.log_filter, &self.log_filter);
     }

@@ -19,18 +19,17 @@ use interlock_rpc::convert::{IntoWire as _, InvalidField};
 use interlock_rpc::services::channel::Service;
 use interlock_rpc::status::{PublishOutcome, Reason, refusal};
 use interlock_rpc::{trace, v1};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::acknowledgement_waiters::{Requirement, deadline_status};
+use crate::channel_watch::ChannelWatch;
 use crate::context::NodeContext;
 use crate::deadline::answer_by;
-use crate::projector::ChannelNews;
 use crate::refusals::{edit_status, ending_status, unknown_status};
 use crate::source_fetcher::{FetchError, Fetched};
-use crate::tasks::until_set;
 use crate::writer_commands::{EditAnswer, WriterCommand};
 
 /// Channels in one page if the request names no size.
@@ -39,8 +38,6 @@ const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 /// Events made ahead of a watcher.
 const EVENTS_AHEAD: usize = 64;
-/// Channels read at a time for a watcher's first state.
-const WATCH_PAGE: usize = 256;
 
 /// Serves clients that edit and read channels.
 #[derive(Clone)]
@@ -333,12 +330,7 @@ impl Service for ChannelServer {
         let request = request.into_inner();
         let namespace = self.context.member_namespace(&request.namespace)?;
         let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
-        let watch = ChannelWatch {
-            context: Arc::clone(&self.context),
-            namespace,
-            prefix: request.prefix,
-            out: sender,
-        };
+        let watch = ChannelWatch::new(Arc::clone(&self.context), namespace, request.prefix, sender);
         self.context.tasks.spawn(watch.run());
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -414,105 +406,12 @@ impl ChannelServer {
     }
 }
 
-/// Tells one watcher of channels: the present state, then changes.
-struct ChannelWatch {
-    context: Arc<NodeContext>,
-    namespace: Namespace,
-    prefix: String,
-    out: mpsc::Sender<Result<v1::WatchChannelsResponse, Status>>,
-}
-
-/// The watcher is gone.
-struct WatcherGone;
-
-impl ChannelWatch {
-    async fn run(self) {
-        let mut news = self.context.channel_news.subscribe();
-        let mut ending = self.context.tasks.ending();
-        // An end of the watcher needs no word.
-        let _ = tokio::select! {
-            ended = self.tell(&mut news) => ended,
-            () = until_set(&mut ending) => {
-                let status = refusal(Reason::Draining, "this node is ending").into();
-                self.out.send(Err(status)).await.map_err(|_| WatcherGone)
-            }
-        };
-    }
-
-    async fn tell(&self, news: &mut broadcast::Receiver<ChannelNews>) -> Result<(), WatcherGone> {
-        self.tell_state().await?;
-        loop {
-            let event = tokio::select! {
-                event = news.recv() => event,
-                () = self.out.closed() => return Err(WatcherGone),
-            };
-            match event {
-                Ok(ChannelNews::Changed(namespace, channel)) => {
-                    if self.is_watched(namespace, &channel) {
-                        self.tell_channel(&channel).await?;
-                    }
-                }
-                Ok(ChannelNews::Lost(namespace, channel, lost)) => {
-                    if self.is_watched(namespace, &channel) {
-                        let lost = wire::lost_operation(namespace, &lost);
-                        self.send(v1::watch_channels_response::Event::Lost(lost)).await?;
-                    }
-                }
-                // The watcher was too slow: it gets the state anew.
-                Err(broadcast::error::RecvError::Lagged(_)) => self.tell_state().await?,
-                Err(broadcast::error::RecvError::Closed) => return Ok(()),
-            }
-        }
-    }
-
-    async fn tell_state(&self) -> Result<(), WatcherGone> {
-        let directory = self.context.directories.namespace(self.namespace.number);
-        let mut after: Option<String> = None;
-        loop {
-            let (channels, next) = directory.read(|directory| {
-                let page = directory.page(&self.prefix, after.as_deref(), true, WATCH_PAGE);
-                let channels: Vec<v1::Channel> = page
-                    .channels
-                    .iter()
-                    .map(|(name, definition)| wire_channel(&self.namespace, name, definition))
-                    .collect();
-                (channels, page.next_after.map(ToString::to_string))
-            });
-            for channel in channels {
-                self.send(v1::watch_channels_response::Event::Changed(channel)).await?;
-            }
-            if next.is_none() {
-                break;
-            }
-            after = next;
-        }
-        self.send(v1::watch_channels_response::Event::Synchronized(true)).await
-    }
-
-    async fn tell_channel(&self, channel: &ChannelName) -> Result<(), WatcherGone> {
-        let directory = self.context.directories.namespace(self.namespace.number);
-        let definition = directory.read(|directory| directory.get(channel).cloned());
-        let Some(definition) = definition else { return Ok(()) };
-        let channel = wire_channel(&self.namespace, channel, &definition);
-        self.send(v1::watch_channels_response::Event::Changed(channel)).await
-    }
-
-    fn is_watched(
-        &self,
-        namespace: interlock_core::identity::NamespaceNumber,
-        channel: &ChannelName,
-    ) -> bool {
-        namespace == self.namespace.number && channel.as_str().starts_with(&self.prefix)
-    }
-
-    async fn send(&self, event: v1::watch_channels_response::Event) -> Result<(), WatcherGone> {
-        let response = v1::WatchChannelsResponse { event: Some(event) };
-        self.out.send(Ok(response)).await.map_err(|_| WatcherGone)
-    }
-}
-
 /// A channel as clients see it, with the etag that edits are compared by.
-fn wire_channel(namespace: &Namespace, name: &ChannelName, definition: &Definition) -> v1::Channel {
+pub(crate) fn wire_channel(
+    namespace: &Namespace,
+    name: &ChannelName,
+    definition: &Definition,
+) -> v1::Channel {
     let etag = Etag::of(definition).to_string();
     v1::Channel { etag, ..wire::channel(&namespace.name, name, definition) }
 }

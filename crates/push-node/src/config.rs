@@ -49,6 +49,12 @@ pub struct Config {
     pub web_origin: Option<String>,
     /// Whether sources may come from private and loopback addresses.
     pub allow_private_sources: bool,
+    /// How many redirects a fetch follows; 0 follows none.
+    pub source_redirects: u8,
+    /// A PEM file of certificate authorities that sources may be signed by,
+    /// besides the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_ca: Option<PathBuf>,
     /// The bound on fetching one source.
     pub source_timeout_milliseconds: u64,
     /// Text or JSON log lines.
@@ -110,6 +116,8 @@ impl Default for Config {
             bootstrap: false,
             web_origin: None,
             allow_private_sources: false,
+            source_redirects: 0,
+            source_ca: None,
             source_timeout_milliseconds: 10_000,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),

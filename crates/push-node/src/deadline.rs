@@ -18,7 +18,7 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 pub fn answer_by<T>(request: &Request<T>, default: Duration) -> Instant {
     let now = Instant::now();
     let wait = deadline_of(request).map_or(default, |deadline| {
-        let left = Instant::from(deadline).saturating_duration_since(now);
+        let left = deadline.saturating_duration_since(now);
         left.saturating_sub(ANSWER_MARGIN.min(left / 4))
     });
     now + wait.min(MAX_WAIT)

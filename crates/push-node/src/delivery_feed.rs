@@ -29,6 +29,7 @@ use crate::catch_up_reader::{CatchUpReader, Found, LogRange};
 use crate::delivery_trace::trace_delivery;
 use crate::directories::NamespaceDirectory;
 use crate::durable_state::{DurableState, JournalSnapshot};
+use crate::feed_batch::{FeedBatch, Part, Run};
 use crate::follow_start::resolve_start;
 use crate::metrics::NodeMetrics;
 use crate::origin_news::OriginNewsBoard;
@@ -37,13 +38,6 @@ use crate::stored_messages::Storage;
 use crate::tail_cache::{JournalPosition, JournalRead, Segment};
 use crate::tasks::until_set;
 
-/// A batch leaves at this size.
-const BATCH_BYTES: usize = 256 << 10;
-/// A batch leaves at so many messages.
-const BATCH_MESSAGES: usize = 1024;
-/// A batch leaves after so many messages that were passed over, so that the
-/// reader's position moves through what it did not ask for.
-const BATCH_PASSED: usize = 16_384;
 /// What is taken from memory at a time.
 const JOURNAL_READ_BYTES: usize = 1 << 20;
 /// How often a reader is told that nothing else is there.
@@ -136,13 +130,14 @@ struct Feed {
     /// How far each log has been gone through.
     passed: BTreeMap<LogName, MessageNumber>,
     told_rows: BTreeSet<LogName>,
-    batch: Batch,
+    batch: FeedBatch,
     /// Of `Until::Now`: how far each log goes.
     limits: Option<BTreeMap<LogName, MessageNumber>>,
 }
 
 impl Feed {
     async fn open(sources: FeedSources, request: FeedRequest, out: Out) -> Result<Self, FeedEnd> {
+        sources.durable.until_applied(request.namespace).await;
         let snapshot = sources.durable.snapshot(request.namespace);
         let start = resolve_start(
             &sources.storage,
@@ -161,7 +156,7 @@ impl Feed {
             rows: snapshot.rows.clone(),
             passed: BTreeMap::new(),
             told_rows: BTreeSet::new(),
-            batch: Batch::default(),
+            batch: FeedBatch::default(),
             limits,
             sources,
             request,
@@ -341,21 +336,16 @@ impl Feed {
         let head = MessageHead::decode(bytes);
         let shown = head.as_ref().is_ok_and(|head| self.is_asked_for(name, head));
         match head {
-            Ok(head) if shown && head.kind == MessageKind::Publication => {
-                if directory.deliverable(head.channel, head.epoch) {
-                    trace_delivery(&self.request.namespace_name, name, bytes);
-                    self.batch.show(name, bytes);
-                    return;
-                }
+            Ok(head) if shown && is_delivered(directory, &head) => {
+                trace_delivery(&self.request.namespace_name, name, bytes);
+                self.batch.show(name, bytes);
             }
             Ok(head) if shown && head.kind == MessageKind::ChannelOperation => {
                 self.batch.pass(name);
-                self.batch.events(event_of(directory, &head, bytes));
-                return;
+                self.batch.event(event_of(directory, &head, bytes));
             }
-            _ => {}
+            _ => self.batch.pass(name),
         }
-        self.batch.pass(name);
     }
 
     fn is_asked_for(&self, name: &MessageName, head: &MessageHead<'_>) -> bool {
@@ -447,6 +437,12 @@ fn response(body: Body) -> v1::FollowResponse {
     v1::FollowResponse { body: Some(body) }
 }
 
+/// Whether a message is a publication that is delivered: to an epoch that has
+/// not ended (METHOD M13).
+fn is_delivered(directory: &Directory, head: &MessageHead<'_>) -> bool {
+    head.kind == MessageKind::Publication && directory.deliverable(head.channel, head.epoch)
+}
+
 /// What to tell of a channel operation: only what still holds, so that a reader
 /// of history is not told of the past of a name.
 fn event_of(
@@ -469,105 +465,4 @@ fn event_of(
         epoch: head.epoch.get(),
         kind: kind.into(),
     })
-}
-
-/// What is about to be sent, in order.
-#[derive(Debug, Default)]
-struct Batch {
-    parts: Vec<Part>,
-    bytes: usize,
-    messages: usize,
-    passed: usize,
-}
-
-#[derive(Debug)]
-enum Part {
-    Runs(Vec<Run>),
-    Event(v1::ChannelEvent),
-}
-
-#[derive(Debug)]
-struct Run {
-    log: LogName,
-    through: MessageNumber,
-    sends: Vec<Bytes>,
-}
-
-impl Batch {
-    fn show(&mut self, name: &MessageName, bytes: &Bytes) {
-        self.bytes += bytes.len();
-        self.messages += 1;
-        self.run(name).sends.push(bytes.clone());
-    }
-
-    fn pass(&mut self, name: &MessageName) {
-        self.passed += 1;
-        self.run(name);
-    }
-
-    fn events(&mut self, event: Option<v1::ChannelEvent>) {
-        self.messages += usize::from(event.is_some());
-        self.parts.extend(event.map(Part::Event));
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || self.messages >= BATCH_MESSAGES || self.passed >= BATCH_PASSED
-    }
-
-    /// The run that a message belongs to, moved up to it.
-    fn run(&mut self, name: &MessageName) -> &mut Run {
-        if !matches!(self.parts.last(), Some(Part::Runs(_))) {
-            self.parts.push(Part::Runs(Vec::new()));
-        }
-        let Some(Part::Runs(runs)) = self.parts.last_mut() else {
-            unreachable!("the last part holds runs")
-        };
-        if runs.last().is_none_or(|run| run.log != name.log) {
-            runs.push(Run { log: name.log, through: name.m_id, sends: Vec::new() });
-        }
-        let run = runs.last_mut().expect("a run was just there");
-        run.through = name.m_id;
-        run
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use interlock_core::identity::{Incarnation, PathName, ShardNumber};
-
-    use super::*;
-
-    fn name(origin: u32, m_id: u64) -> MessageName {
-        let path = PathName {
-            namespace: NamespaceNumber::new(1),
-            shard: ShardNumber::new(0),
-            origin: NodeNumber::new(origin),
-        };
-        let log = path.log(Incarnation::new(1).expect("not zero"));
-        MessageName { log, m_id: MessageNumber::new(m_id) }
-    }
-
-    #[test]
-    fn runs_keep_the_order_and_events_their_place() {
-        let mut batch = Batch::default();
-        batch.show(&name(1, 1), &Bytes::from_static(b"a"));
-        batch.pass(&name(1, 2));
-        batch.show(&name(2, 1), &Bytes::from_static(b"b"));
-        batch.show(&name(1, 3), &Bytes::from_static(b"c"));
-        batch.events(Some(v1::ChannelEvent::default()));
-        batch.pass(&name(1, 4));
-        let shape: Vec<String> = batch
-            .parts
-            .iter()
-            .map(|part| match part {
-                Part::Event(_) => "event".to_owned(),
-                Part::Runs(runs) => runs
-                    .iter()
-                    .map(|run| format!("{}:{}/{}", run.log.origin, run.through, run.sends.len()))
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            })
-            .collect();
-        assert_eq!(shape, ["1:2/1 2:1/1 1:3/1", "event", "1:4/0"]);
-    }
 }

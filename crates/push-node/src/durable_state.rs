@@ -191,6 +191,23 @@ impl DurableState {
         self.read().tail.read_log(log, from, max_bytes, max_messages)
     }
 
+    /// Waits until the projections have seen all that is durable of a namespace
+    /// now: what was acknowledged before a reader came is there for it.
+    pub async fn until_applied(&self, namespace: NamespaceNumber) {
+        let wanted = self.logs(|log| log.namespace == namespace);
+        let mut changes = self.watch_applied();
+        for log in wanted {
+            loop {
+                changes.mark_unchanged();
+                let applied = self.log(&log.row.log).map(|log| log.applied);
+                // The sender lives as long as this state.
+                if applied >= Some(log.durable.m_id) || changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Where a follower of a namespace goes from reading what was to following
     /// what comes.
     pub fn snapshot(&self, namespace: NamespaceNumber) -> JournalSnapshot {

@@ -6,11 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{ChainHash, LogName, Mark, MessageNumber};
-use interlock_core::limits::MAX_FRAME_BYTES;
+use interlock_core::identity::{LogName, MessageNumber};
 use interlock_core::replication::frames::{
-    Frame, Heartbeat, Hello, LogOffer, NamespaceDigest, PROTOCOL_VERSION, ReceiverFrame,
-    SenderFrame,
+    Heartbeat, Hello, LogOffer, NamespaceDigest, PROTOCOL_VERSION, ReceiverFrame, SenderFrame,
 };
 use interlock_core::replication::peer_sender::{
     PeerSender, SenderAction, SenderConfig, SenderDisconnect,
@@ -27,10 +25,9 @@ use tonic::Streaming;
 use crate::alarms::AlarmKind;
 use crate::context::{FEATURE_LEVEL, NodeContext};
 use crate::durable_state::DurableLog;
+use crate::frame_reading::{Wish, read_frame};
 use crate::link_status::{LinkState, LinkStatus};
 use crate::replication_hub::{RelayedFact, StreamNumber};
-use crate::stored_messages::{on_disk, read_stored};
-use crate::tail_cache::MESSAGE_WINDOW_BYTES;
 use crate::tasks::{send_first, until_set};
 use crate::writer_commands::WriterCommand;
 
@@ -331,10 +328,7 @@ impl Link {
     /// Reads a frame from memory, or for a peer that is late from the disk, and
     /// puts it on the stream.
     async fn read_and_send(&mut self, wish: Wish) -> Result<(), LinkEnd> {
-        let frame = match self.read_memory(&wish) {
-            Some(read) => Some(read),
-            None => self.read_disk(&wish).await?,
-        };
+        let frame = read_frame(&self.context, &wish).await?;
         let Some((frame, through)) = frame else {
             self.sender.handle_nothing_sent(self.now(), &wish.log);
             return Ok(());
@@ -343,78 +337,6 @@ impl Link {
         self.transmit(SenderFrame::Frame(frame))?;
         self.sender.handle_frame_sent(self.now(), &wish.log, first, through, window_bytes);
         Ok(())
-    }
-
-    fn read_memory(&self, wish: &Wish) -> Option<(Frame, Mark)> {
-        let Wish { log, from, max_bytes, max_messages, .. } = *wish;
-        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(MAX_FRAME_BYTES);
-        let read = self.context.durable.read_tail(&log, from, max_bytes, max_messages)?;
-        let age = self.context.clock.wall().milliseconds_since(read.accepted_at);
-        let frame = Frame {
-            log,
-            first_m_id: from,
-            previous_hash: read.previous,
-            age_milliseconds: age,
-            sends: read.sends,
-        };
-        Some((frame, read.last))
-    }
-
-    async fn read_disk(&self, wish: &Wish) -> Result<Option<(Frame, Mark)>, LinkEnd> {
-        let Wish { log, from, through, previous_hash, max_bytes, max_messages } = *wish;
-        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(MAX_FRAME_BYTES);
-        let storage = &self.context.storage;
-        let read = read_stored(storage, log, from, through, max_bytes).await?;
-        if read.first().is_none_or(|first| first.m_id != from) {
-            tracing::warn!(%log, %from, peer = %self.peer.name, "the log cannot be served from there");
-            return Ok(None);
-        }
-        let previous_hash = match previous_hash {
-            Some(hash) => hash,
-            None => match self.hash_before(log, from).await? {
-                Some(hash) => hash,
-                None => return Ok(None),
-            },
-        };
-        let mut window = 2 * MESSAGE_WINDOW_BYTES;
-        let mut sends = Vec::with_capacity(read.len().min(max_messages));
-        let mut last = Mark { m_id: from.previous(), hash: previous_hash };
-        for message in read.into_iter().take(max_messages) {
-            window += message.bytes.len() + MESSAGE_WINDOW_BYTES;
-            if window > max_bytes && !sends.is_empty() {
-                break;
-            }
-            last = Mark { m_id: message.m_id, hash: last.hash.then(&message.bytes) };
-            sends.push(message.bytes);
-        }
-        // What this node accepted itself is as old as its stamp says. Of others'
-        // messages the disk keeps no age: none is stated, so that nobody forgets
-        // them too early.
-        let age_milliseconds = if log.origin == self.context.me().node {
-            let stamp = sends.first().and_then(|send| {
-                interlock_core::message::MessageHead::decode(send).ok().map(|head| head.stamp)
-            });
-            stamp.map_or(0, |stamp| self.context.clock.wall().milliseconds_since(stamp.wall()))
-        } else {
-            0
-        };
-        let frame = Frame { log, first_m_id: from, previous_hash, age_milliseconds, sends };
-        Ok(Some((frame, last)))
-    }
-
-    async fn hash_before(
-        &self,
-        log: LogName,
-        from: MessageNumber,
-    ) -> Result<Option<ChainHash>, LinkEnd> {
-        let rows = self.context.durable.rows();
-        if rows.first_m_id(&log) == Some(from) {
-            return Ok(rows.start_hash(&log));
-        }
-        let before = from.previous();
-        let hash =
-            on_disk(&self.context.storage, move |storage| storage.chain_hash_at(&log, before));
-        Ok(hash.await?)
     }
 
     fn count_frame(&mut self, retransmission: bool) {
@@ -471,17 +393,6 @@ impl Link {
     fn report_status(&self) {
         self.status.report(self.sender.status());
     }
-}
-
-/// What a frame should hold.
-#[derive(Clone, Copy, Debug)]
-struct Wish {
-    log: LogName,
-    from: MessageNumber,
-    previous_hash: Option<ChainHash>,
-    through: MessageNumber,
-    max_bytes: u64,
-    max_messages: usize,
 }
 
 fn offer_of(log: DurableLog) -> LogOffer {

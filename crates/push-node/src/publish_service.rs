@@ -28,7 +28,8 @@ use crate::acknowledgement_waiters::{Requirement, deadline_status};
 use crate::context::NodeContext;
 use crate::deadline::answer_by;
 use crate::refusals::{
-    cut_status, ending_status, publish_reason, publish_status, session_status, unknown_status,
+    cut_status, ending_status, publish_reason, publish_status, session_status, stream_status,
+    unknown_status,
 };
 use crate::tasks::until_set;
 use crate::writer_commands::{PublishAnswer, PublishedRange, WriterCommand};
@@ -163,7 +164,7 @@ async fn serve_stream(
         // Where the publisher is gone, nobody is there to be told.
         Err(status) => return drop(out.send(Err(status)).await),
     };
-    let opened = durability(first.durability.clone())
+    let opened = durability(first.durability)
         .map_err(Status::from)
         .and_then(|level| Target::open(&context, &first.namespace, &first.session, level));
     let target = match opened {
@@ -363,7 +364,7 @@ impl Target {
             sequence += range.count;
             *last = Some(*range);
         }
-        frame.answer.refusal.as_ref().map(publish_status)
+        frame.answer.refusal.as_ref().map(|refused| stream_status(refused, sequence))
     }
 
     fn count(&self, answer: &PublishAnswer, spans: &[Span]) {
@@ -420,7 +421,7 @@ fn resume_of(request: &v1::OpenSessionRequest) -> Result<Option<ResumeSession>, 
     let last_acknowledged = match (&request.last_acknowledged, request.last_acknowledged_sequence) {
         (None, 0) => None,
         (Some(name), given) => {
-            let name: MessageName = name.clone().into_core().map_err(|error| {
+            let name: MessageName = name.into_core().map_err(|error| {
                 InvalidField::new(format!("last_acknowledged.{}", error.field), error.reason)
             })?;
             Some((sequence(given, "last_acknowledged_sequence")?, name))

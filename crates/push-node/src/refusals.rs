@@ -47,6 +47,16 @@ pub fn publish_reason(refused: &PublishRefusal) -> Reason {
 
 /// A refused publication.
 pub fn publish_status(refused: &PublishRefusal) -> Status {
+    publish_refusal(refused).into()
+}
+
+/// A refused publication of a stream. Everything before `sequence` is stored, and
+/// nothing from it on: the publisher can drop it and go on under its number.
+pub fn stream_status(refused: &PublishRefusal, sequence: u64) -> Status {
+    publish_refusal(refused).with("sequence", sequence).into()
+}
+
+fn publish_refusal(refused: &PublishRefusal) -> Refusal {
     let mut answer = match refused {
         PublishRefusal::Closed(reason) => closed(*reason),
         _ => refusal(publish_reason(refused), refused.to_string()),
@@ -60,7 +70,7 @@ pub fn publish_status(refused: &PublishRefusal) -> Status {
         PublishRefusal::OutOfSequence { expected } => answer.with("expected", expected),
         _ => answer,
     };
-    answer.outcome(&PublishOutcome::not_stored()).into()
+    answer.outcome(&PublishOutcome::not_stored())
 }
 
 /// A refused session.
@@ -119,9 +129,7 @@ pub fn ending_status() -> Status {
 /// A publish stream that the end of the node cuts: what was acknowledged is
 /// stored, of the rest nothing is known.
 pub fn cut_status() -> Status {
-    refusal(Reason::Draining, "this node is ending")
-        .outcome(&PublishOutcome::unknown(true))
-        .into()
+    refusal(Reason::Draining, "this node is ending").outcome(&PublishOutcome::unknown(true)).into()
 }
 
 /// A read that failed.

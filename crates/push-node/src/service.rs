@@ -5,28 +5,23 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use interlock_core::admission::{Admission, RecoveredState};
 use interlock_core::identity::{FencingToken, Incarnation, MemberOpening, NodeNumber};
 use interlock_core::topology::Topology;
 use interlock_rpc::channel::Backoff;
-use interlock_rpc::server::{
-    FinishedCall, GrpcServer, Listener, RunningServer, ServeError, ServerConfig,
-};
+use interlock_rpc::server::{FinishedCall, GrpcServer, Listener, ServeError, ServerConfig};
 use interlock_rpc::services;
 use interlock_rpc::topology_file;
 use interlock_storage::{OpenError, Recovery, RocksOptions, RocksStorage, StorageError};
+use interlock_telemetry::Readiness;
 use interlock_telemetry::metrics::{Registry, RpcMetrics};
-use interlock_telemetry::{MetricsServer, Readiness};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 use crate::alarms::Alarms;
 use crate::channel_service::ChannelServer;
-use crate::checkpoint::{store_checkpoint, store_checkpoints};
+use crate::checkpoint::store_checkpoints;
 use crate::config::{Config, ConfigError};
 use crate::context::{GatewayCount, Identity, NodeContext, ReleaseGuard};
 use crate::control_plane_link::{
@@ -35,12 +30,9 @@ use crate::control_plane_link::{
 };
 use crate::delivery_service::DeliveryServer;
 use crate::directories::Directories;
-use crate::drain::until_drained;
 use crate::durable_state::{DurableLog, DurableState};
-use crate::failure::{FailureWatch, NodeFailure};
+use crate::failure::FailureWatch;
 use crate::inbound_link::ReplicationServer;
-use crate::log_syncer::LogSyncer;
-use crate::log_writer::{DurableMarks, LogWriterParts, spawn_log_writer};
 use crate::metrics::NodeMetrics;
 use crate::node_clock::NodeClock;
 use crate::node_service::NodeServer;
@@ -48,23 +40,20 @@ use crate::opening::{OpeningError, rebuild_projections};
 use crate::origin_news::OriginNewsBoard;
 use crate::outbound_links::OutboundLinks;
 use crate::peer_lag::{LagBoard, watch_lag};
-use crate::projector::{Projector, channel_news};
+use crate::projector::channel_news;
 use crate::publish_service::PublishServer;
 use crate::readiness::{OpenedRecorder, ReadinessBoard, ReadinessInputs, watch_readiness};
 use crate::replication_hub::ReplicationHub;
+use crate::running::{Addresses, Running};
 use crate::source_fetcher::{FetchError, SourceFetcher, SourceFetcherConfig};
 use crate::space_watch::{SpaceBoard, watch_space};
 use crate::status::register_gauges;
 use crate::stored_messages::Storage;
 use crate::tasks::TaskSet;
+use crate::threads::{ThreadParts, Threads};
 use crate::topology_state::{TopologyDocumentError, TopologyState, load_topology, store_topology};
 use crate::work_queue::WorkQueue;
 use crate::writer_commands::LogWriter;
-
-/// How long tasks that were told to end may take.
-const TASK_GRACE: Duration = Duration::from_secs(1);
-/// How long the last reads of the disk may take before the end is reported.
-const RELEASE_GRACE: Duration = Duration::from_secs(5);
 
 /// A push-node: [`start`](Self::start) it.
 #[derive(Debug)]
@@ -175,13 +164,6 @@ impl Bound {
         let node = opened.assemble().await?;
         node.serve(client, replication).await
     }
-}
-
-/// Where a node listens.
-#[derive(Clone, Copy, Debug)]
-struct Addresses {
-    client: SocketAddr,
-    replication: SocketAddr,
 }
 
 /// A database that is open, and who the node is.
@@ -301,11 +283,14 @@ impl Opened {
             metrics: &metrics,
             failure: &failure,
             me: opening.node,
-        })?;
+        })
+        .map_err(StartError::Thread)?;
 
         let sources = SourceFetcher::new(&SourceFetcherConfig {
             web_origin: config.web_origin.clone(),
             allow_private_addresses: config.allow_private_sources,
+            redirects: config.source_redirects,
+            certificate_authorities: config.source_ca.clone(),
             timeout: config.source_timeout(),
         })?;
         let (released_sender, released) = oneshot::channel();
@@ -474,198 +459,6 @@ async fn run_hub(context: Weak<NodeContext>, mut ending: watch::Receiver<bool>) 
     tokio::select! {
         () = hub.run(&durable) => {}
         () = crate::tasks::until_set(&mut ending) => {}
-    }
-}
-
-/// What the three threads are made of.
-struct ThreadParts<'a> {
-    storage: &'a Storage,
-    admission: Admission,
-    writer: &'a LogWriter,
-    durable: &'a Arc<DurableState>,
-    projector_queue: &'a Arc<WorkQueue<crate::projector::ProjectorWork>>,
-    directories: &'a Directories,
-    publishers: interlock_core::projection::PublishersProjection,
-    topology: &'a Arc<TopologyState>,
-    channel_news: tokio::sync::broadcast::Sender<crate::projector::ChannelNews>,
-    backfilled: mpsc::UnboundedSender<interlock_core::identity::NamespaceNumber>,
-    clock: NodeClock,
-    alarms: &'a Arc<Alarms>,
-    metrics: &'a NodeMetrics,
-    failure: &'a FailureWatch,
-    me: NodeNumber,
-}
-
-/// The threads of the hot path; each ends when the one before it has.
-#[derive(Debug)]
-struct Threads {
-    handles: Vec<JoinHandle<()>>,
-}
-
-impl Threads {
-    fn start(parts: ThreadParts<'_>) -> Result<Self, StartError> {
-        let syncer_queue = Arc::new(WorkQueue::new());
-        let durable_marks = Arc::new(DurableMarks::default());
-        let projector = Projector {
-            queue: Arc::clone(parts.projector_queue),
-            storage: Arc::clone(parts.storage),
-            directories: parts.directories.clone(),
-            publishers: parts.publishers,
-            durable: Arc::clone(parts.durable),
-            me: parts.me,
-            topology: Arc::clone(parts.topology),
-            news: parts.channel_news,
-            metrics: parts.metrics.clone(),
-            alarms: Arc::clone(parts.alarms),
-            clock: parts.clock,
-            failure: parts.failure.clone(),
-        };
-        let syncer = LogSyncer {
-            queue: Arc::clone(&syncer_queue),
-            storage: Arc::clone(parts.storage),
-            durable: Arc::clone(parts.durable),
-            durable_marks: Arc::clone(&durable_marks),
-            writer: parts.writer.clone(),
-            projector: Arc::clone(parts.projector_queue),
-            metrics: parts.metrics.clone(),
-            failure: parts.failure.clone(),
-        };
-        let writer = LogWriterParts {
-            writer: parts.writer.clone(),
-            admission: parts.admission,
-            storage: Arc::clone(parts.storage),
-            syncer: syncer_queue,
-            durable_marks,
-            projector: Arc::clone(parts.projector_queue),
-            backfilled: parts.backfilled,
-            clock: parts.clock,
-            alarms: Arc::clone(parts.alarms),
-            metrics: parts.metrics.clone(),
-            failure: parts.failure.clone(),
-        };
-        let handles = vec![
-            spawn_log_writer(writer).map_err(StartError::Thread)?,
-            syncer.spawn().map_err(StartError::Thread)?,
-            projector.spawn().map_err(StartError::Thread)?,
-        ];
-        Ok(Self { handles })
-    }
-
-    /// Waits for all of them. A panic of theirs was reported already.
-    async fn join(self) {
-        let joined = tokio::task::spawn_blocking(move || {
-            for handle in self.handles {
-                drop(handle.join());
-            }
-        });
-        drop(joined.await);
-    }
-}
-
-/// A push-node that runs, until it is shut down or aborted.
-pub struct Running {
-    context: Arc<NodeContext>,
-    addresses: Addresses,
-    client_server: RunningServer,
-    replication_server: RunningServer,
-    metrics_server: Option<MetricsServer>,
-    readiness: Readiness,
-    threads: Threads,
-    released: oneshot::Receiver<()>,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
-}
-
-impl Running {
-    /// Where gateways and clients are served.
-    pub fn client_address(&self) -> SocketAddr {
-        self.addresses.client
-    }
-
-    /// Where peers are served.
-    pub fn replication_address(&self) -> SocketAddr {
-        self.addresses.replication
-    }
-
-    /// Where metrics are served, if anywhere.
-    pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_server.as_ref().map(MetricsServer::local_addr)
-    }
-
-    /// The line that `--announce` writes.
-    pub fn announcement(&self) -> String {
-        serde_json::json!({
-            "event": "listening",
-            "client": self.client_address(),
-            "replication": self.replication_address(),
-            "metrics": self.metrics_address(),
-        })
-        .to_string()
-    }
-
-    /// Waits until the node cannot go on by itself. It still has to be shut down
-    /// or aborted.
-    pub async fn wait(&mut self) -> NodeFailure {
-        let server = |ended: Result<(), tonic::transport::Error>| {
-            NodeFailure::Server(match ended {
-                Ok(()) => "it ended without an error".to_owned(),
-                Err(error) => error.to_string(),
-            })
-        };
-        tokio::select! {
-            failure = self.context.failure.wait() => failure,
-            ended = self.client_server.wait() => server(ended),
-            ended = self.replication_server.wait() => server(ended),
-        }
-    }
-
-    /// Ends: takes nothing more, gives peers that are reached the time to get
-    /// what they lack, lets calls end, and closes the database.
-    pub async fn shutdown(self) {
-        let drain = self.context.config.limits.drain();
-        self.readiness.set_not_ready("draining");
-        self.client_server.drain().await;
-        self.context.begin_drain();
-        let left = until_drained(&self.context, Instant::now() + drain).await;
-        if left > 0 {
-            tracing::info!(messages = left, "ending with messages that others still lack");
-        }
-        self.context.tasks.end(TASK_GRACE).await;
-        self.client_server.shutdown(TASK_GRACE).await;
-        self.replication_server.shutdown(TASK_GRACE).await;
-        self.context.writer.queue().close();
-        self.threads.join().await;
-        if self.context.failure.get().is_none()
-            && let Err(error) = store_checkpoint(&self.context).await
-        {
-            tracing::warn!(%error, "the last checkpoint was not stored");
-        }
-        if let Some(server) = self.metrics_server {
-            server.shutdown().await;
-        }
-        release(self.context, self.released).await;
-    }
-
-    /// Ends at once, as a crash would: nothing is drained, answers under way are
-    /// lost, no last checkpoint is stored.
-    pub async fn abort(self) {
-        self.context.writer.queue().abort();
-        drop((self.client_server, self.replication_server, self.metrics_server));
-        self.context.tasks.end(Duration::ZERO).await;
-        self.threads.join().await;
-        release(self.context, self.released).await;
-    }
-}
-
-/// Waits until nothing holds the database any more.
-async fn release(context: Arc<NodeContext>, released: oneshot::Receiver<()>) {
-    drop(context);
-    if tokio::time::timeout(RELEASE_GRACE, released).await.is_err() {
-        tracing::warn!("something still holds the database open");
     }
 }
 

@@ -3,11 +3,13 @@
 //! addresses the operator meant.
 //!
 //! The path comes from whoever edits a channel, so it is hostile input: it is
-//! joined under `web_origin` and must stay there, redirects are not followed, and
-//! the address that is really connected to is the one that was checked.
+//! joined under `web_origin` and must stay there, redirects are followed only as
+//! far as the operator allows, and the address that is really connected to is the
+//! one that was checked.
 
 use std::error::Error as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,10 @@ pub struct SourceFetcherConfig {
     pub web_origin: Option<String>,
     /// Whether private and loopback addresses may be connected to.
     pub allow_private_addresses: bool,
+    /// How many redirects are followed; 0 follows none.
+    pub redirects: u8,
+    /// A PEM file of certificate authorities to trust besides the system's.
+    pub certificate_authorities: Option<PathBuf>,
     /// The bound on one whole fetch.
     pub timeout: Duration,
 }
@@ -64,6 +70,14 @@ pub enum FetchError {
     /// The configured origin is no URL.
     #[error("web_origin is not an http or https URL: {0}")]
     BadOrigin(String),
+    /// The configured authorities cannot be read.
+    #[error("source_ca {path}: {reason}")]
+    BadAuthorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The path does not stay under the web origin.
     #[error("source {path:?} is not a path under the web origin: {reason}")]
     BadPath {
@@ -78,8 +92,14 @@ pub enum FetchError {
     )]
     AddressRefused(IpAddr),
     /// The server wants the node to go elsewhere.
-    #[error("the web server redirects ({0}), and redirects are not followed")]
+    #[error(
+        "the web server redirects ({0}), and redirects are not followed (source_redirects permits them)"
+    )]
     Redirected(StatusCode),
+    /// The server wants the node to go elsewhere more often than it may, or to
+    /// somewhere it may not.
+    #[error("the web server redirects {0}")]
+    RedirectRefused(&'static str),
     /// The server did not give the content.
     #[error("the web server answered {0}")]
     Status(StatusCode),
@@ -124,8 +144,12 @@ impl SourceFetcher {
     /// installed in the process.
     pub fn new(config: &SourceFetcherConfig) -> Result<Self, FetchError> {
         let origin = config.web_origin.as_deref().map(parse_origin).transpose()?;
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
+        let mut builder = Client::builder();
+        if let Some(path) = &config.certificate_authorities {
+            builder = builder.tls_certs_merge(authorities(path)?);
+        }
+        let client = builder
+            .redirect(redirects(config))
             // A proxy would connect in our place, past the check of addresses.
             .no_proxy()
             .referer(false)
@@ -232,11 +256,50 @@ impl SourceFetcher {
             if let Some(refused) = source.downcast_ref::<RefusedAddress>() {
                 return FetchError::AddressRefused(refused.0);
             }
+            if let Some(refused) = source.downcast_ref::<RefusedRedirect>() {
+                return FetchError::RedirectRefused(refused.0);
+            }
             deepest = source;
             next = source.source();
         }
         FetchError::Transport(deepest.to_string())
     }
+}
+
+fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, FetchError> {
+    let bad = |reason: String| FetchError::BadAuthorities { path: path.to_owned(), reason };
+    let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let certificates =
+        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| bad(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(bad("it holds no certificate".to_owned()));
+    }
+    Ok(certificates)
+}
+
+/// Follows as many redirects as configured, never from https to http, and to
+/// literal addresses only where those are permitted; names go through the
+/// resolver, which checks them.
+fn redirects(config: &SourceFetcherConfig) -> reqwest::redirect::Policy {
+    if config.redirects == 0 {
+        return reqwest::redirect::Policy::none();
+    }
+    let (most, allow_private) = (usize::from(config.redirects), config.allow_private_addresses);
+    reqwest::redirect::Policy::custom(move |attempt| {
+        let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+        if attempt.previous().len() > most {
+            return attempt.error(RefusedRedirect("more often than source_redirects permits"));
+        }
+        if from_https && attempt.url().scheme() != "https" {
+            return attempt.error(RefusedRedirect("from https to a connection in the clear"));
+        }
+        match literal_address(attempt.url()) {
+            Some(address) if !allow_private && !is_public(address) => {
+                attempt.error(RefusedAddress(address))
+            }
+            _ => attempt.follow(),
+        }
+    })
 }
 
 fn parse_origin(text: &str) -> Result<Url, FetchError> {
@@ -278,6 +341,10 @@ struct CheckedResolver {
 #[derive(Debug, Error)]
 #[error("{0} is a private or local address")]
 struct RefusedAddress(IpAddr);
+
+#[derive(Debug, Error)]
+#[error("the web server redirects {0}")]
+struct RefusedRedirect(&'static str);
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
@@ -349,14 +416,144 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 mod tests {
     use super::*;
 
-    fn fetcher(origin: &str) -> SourceFetcher {
+    use std::collections::BTreeMap;
+
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    fn config(origin: &str) -> SourceFetcherConfig {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        SourceFetcher::new(&SourceFetcherConfig {
+        SourceFetcherConfig {
             web_origin: Some(origin.to_owned()),
             allow_private_addresses: false,
-            timeout: Duration::from_secs(1),
-        })
-        .expect("a good origin")
+            redirects: 0,
+            certificate_authorities: None,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    fn fetcher(origin: &str) -> SourceFetcher {
+        SourceFetcher::new(&config(origin)).expect("a good origin")
+    }
+
+    /// Answers each path with what it is given, over TLS if there is an acceptor.
+    async fn web_server(
+        answers: BTreeMap<&'static str, String>,
+        tls: Option<TlsAcceptor>,
+    ) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                match &tls {
+                    None => answer(stream, &answers).await,
+                    Some(acceptor) => {
+                        // A client that does not trust us goes away here.
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            answer(stream, &answers).await;
+                        }
+                    }
+                }
+            }
+        });
+        address
+    }
+
+    async fn answer(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        answers: &BTreeMap<&'static str, String>,
+    ) {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => request.push(byte),
+                Err(_) => return,
+            }
+        }
+        let line = String::from_utf8_lossy(&request);
+        let path = line.split_whitespace().nth(1).unwrap_or_default();
+        let missing = "HTTP/1.1 404 Not Found\r\n\r\n".to_owned();
+        let answer = answers.get(path).unwrap_or(&missing);
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+
+    fn page(text: &str) -> String {
+        let length = text.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}")
+    }
+
+    fn moved(to: &str) -> String {
+        format!(
+            "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+    }
+
+    fn text_of(fetched: Result<Fetched, FetchError>) -> Result<String, FetchError> {
+        match fetched? {
+            Fetched::Content(content) => Ok(String::from_utf8_lossy(&content.content).into_owned()),
+            Fetched::NotModified => Ok("not modified".to_owned()),
+        }
+    }
+
+    /// METHOD M5: a source behind TLS, signed by an authority that the operator
+    /// names.
+    #[tokio::test]
+    async fn https_is_trusted_by_configuration() {
+        // Installs the cryptography that the server needs as well.
+        let _ = config("https://localhost");
+        let signed =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let key = rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der())
+            .expect("a key");
+        let server = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .expect("certificate and key fit");
+        let answers = BTreeMap::from([("/page", page("over TLS"))]);
+        let address = web_server(answers, Some(TlsAcceptor::from(Arc::new(server)))).await;
+        let origin = format!("https://localhost:{}", address.port());
+
+        let authority = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(authority.path(), signed.cert.pem()).expect("it can be written");
+        let trusting = SourceFetcherConfig {
+            allow_private_addresses: true,
+            certificate_authorities: Some(authority.path().to_owned()),
+            ..config(&origin)
+        };
+        let fetcher = SourceFetcher::new(&trusting).expect("a good configuration");
+        assert_eq!(text_of(fetcher.fetch("/page", None).await).expect("trusted"), "over TLS");
+
+        let wary = SourceFetcherConfig { certificate_authorities: None, ..trusting };
+        let fetcher = SourceFetcher::new(&wary).expect("a good configuration");
+        let refused =
+            text_of(fetcher.fetch("/page", None).await).expect_err("nobody vouches for it");
+        assert!(matches!(refused, FetchError::Transport(_)), "{refused}");
+    }
+
+    /// METHOD M5: redirects are followed as far as configured and no further.
+    #[tokio::test]
+    async fn redirects_are_followed_by_configuration() {
+        let answers = BTreeMap::from([
+            ("/old", moved("/newer")),
+            ("/newer", moved("/new")),
+            ("/new", page("found")),
+        ]);
+        let address = web_server(answers, None).await;
+        let with = |redirects| {
+            let config = SourceFetcherConfig {
+                redirects,
+                allow_private_addresses: true,
+                ..config(&format!("http://{address}"))
+            };
+            SourceFetcher::new(&config).expect("a good configuration")
+        };
+        assert_eq!(text_of(with(2).fetch("/old", None).await).expect("two are allowed"), "found");
+        let refused = text_of(with(1).fetch("/old", None).await).expect_err("two are too many");
+        assert!(matches!(refused, FetchError::RedirectRefused(_)), "{refused}");
+        let refused = text_of(with(0).fetch("/old", None).await).expect_err("none is allowed");
+        assert!(matches!(refused, FetchError::Redirected(_)), "{refused}");
     }
 
     #[test]

@@ -1,0 +1,218 @@
+//! The threads over the memory storage: what is answered is durable, and a disk
+//! that fails is an unknown outcome.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use interlock_core::admission::{
+    ChannelChange, ChannelDraft, ChannelEdit, NewPublication, RecoveredState,
+};
+use interlock_core::identity::{
+    FencingToken, GroupNumber, Incarnation, MemberOpening, TopologyVersion,
+};
+use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
+use interlock_core::topology::{Group, Namespace, Node, NodeState, Topology};
+use interlock_storage::{Loss, MemoryDisk, MemoryStorage, Recovery};
+use interlock_telemetry::metrics::Registry;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::durable_state::DurableLog;
+use crate::failure::NodeFailure;
+use crate::opening::rebuild_projections;
+use crate::projector::channel_news;
+use crate::writer_commands::{PublishAnswer, WriterCommand};
+
+const NAMESPACE: NamespaceNumber = NamespaceNumber::new(1);
+
+struct Node1 {
+    writer: LogWriter,
+    durable: Arc<DurableState>,
+    directories: Directories,
+    failure: FailureWatch,
+    threads: Threads,
+    storage: Storage,
+}
+
+fn topology() -> Topology {
+    let region = RegionName::parse("r").expect("a name");
+    let group = GroupName::parse("g").expect("a name");
+    Topology {
+        version: TopologyVersion { generation: 0, number: 1 },
+        regions: vec![region.clone()],
+        groups: vec![Group {
+            number: GroupNumber::new(1),
+            name: group.clone(),
+            regions: vec![region.clone()],
+        }],
+        nodes: vec![Node {
+            number: NodeNumber::new(1),
+            name: NodeName::parse("n").expect("a name"),
+            region,
+            replication_address: String::new(),
+            client_address: String::new(),
+            state: NodeState::Active,
+            fencing_token: FencingToken::new(0),
+        }],
+        namespaces: vec![Namespace {
+            number: NAMESPACE,
+            name: NamespaceName::parse("demo").expect("a name"),
+            groups: vec![group],
+            disk_cap_bytes: 0,
+            founders: Vec::new(),
+        }],
+    }
+}
+
+/// Opens a disk as the service does, and starts the threads.
+fn start(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
+    let (storage, recovery) = MemoryStorage::open(disk).expect("the disk is whole");
+    let storage: Storage = Arc::new(storage);
+    let me = NodeNumber::new(1);
+    let opening = MemberOpening {
+        node: me,
+        incarnation: Incarnation::new(incarnation).expect("not zero"),
+        opened_from: recovery.opened_from,
+    };
+    storage.record_opening(opening).expect("the disk works");
+    let projected = rebuild_projections(storage.as_ref(), &recovery, me).expect("it is readable");
+    let mut recovered = RecoveredState {
+        directories: projected.directories_by_namespace(),
+        publishers: projected.sessions,
+        ..RecoveredState::new()
+    };
+    for log in &recovery.logs {
+        recovered
+            .insert_log(log.row.clone(), log.mark, log.floor, log.last_stamp)
+            .expect("the rows are consistent");
+    }
+    let topology = Arc::new(TopologyState::new(topology()));
+    let recovered_logs = recovery.logs.iter().map(|log| DurableLog {
+        row: log.row.clone(),
+        durable: log.mark,
+        applied: log.mark.m_id,
+        floor: log.floor.m_id,
+    });
+    let durable = Arc::new(DurableState::new(recovered_logs, 1 << 20));
+    let writer = LogWriter::new(8 << 20);
+    let directories = Directories::new(projected.directories);
+    let failure = FailureWatch::new();
+    let threads = Threads::start(ThreadParts {
+        storage: &storage,
+        admission: Admission::new(opening, recovered, topology.current()),
+        writer: &writer,
+        durable: &durable,
+        projector_queue: &Arc::new(WorkQueue::new()),
+        directories: &directories,
+        publishers: projected.publishers,
+        topology: &topology,
+        channel_news: channel_news(),
+        backfilled: mpsc::unbounded_channel().0,
+        clock: NodeClock::start(),
+        alarms: &Arc::new(Alarms::default()),
+        metrics: &NodeMetrics::register(&Registry::new()),
+        failure: &failure,
+        me,
+    })
+    .expect("threads start");
+    writer.tell(WriterCommand::SetReady(NAMESPACE)).expect("it is open");
+    (Node1 { writer, durable, directories, failure, threads, storage }, recovery)
+}
+
+fn channel() -> ChannelName {
+    ChannelName::parse("news").expect("a name")
+}
+
+impl Node1 {
+    async fn create(&self) {
+        let edit = ChannelEdit {
+            namespace: NAMESPACE,
+            channel: channel(),
+            change: ChannelChange::Create(ChannelDraft::default()),
+            trace: None,
+        };
+        let (sender, receiver) = oneshot::channel();
+        let command = WriterCommand::Edit(Box::new(edit), sender);
+        self.writer.submit(command).await.expect("it is open");
+        receiver.await.expect("it is answered").expect("it is accepted");
+    }
+
+    async fn publish(&self, payload: &str) -> Result<PublishAnswer, oneshot::error::RecvError> {
+        let publication = NewPublication {
+            namespace: NAMESPACE,
+            channel: channel(),
+            key: Bytes::new(),
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+            publisher: None,
+            possibly_repeated: false,
+            trace: None,
+        };
+        match self.writer.publish(vec![publication]).await {
+            Ok(answer) => tokio::time::timeout(Duration::from_secs(20), answer)
+                .await
+                .expect("an answer, or none for good"),
+            Err(_) => {
+                let (gone, answer) = oneshot::channel();
+                drop(gone);
+                answer.await
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.writer.queue().close();
+        self.threads.join().await;
+    }
+}
+
+fn lengths(recovery: &Recovery) -> BTreeMap<u64, u64> {
+    recovery.logs.iter().map(|log| (log.row.log.incarnation.get(), log.mark.m_id.get())).collect()
+}
+
+/// What was answered survives a cut of power that takes everything unsynced.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_answered_is_durable() {
+    let disk = MemoryDisk::new();
+    for round in 1..=4 {
+        let (node, recovery) = start(&disk, round);
+        if round == 1 {
+            node.create().await;
+        } else {
+            assert_eq!(recovery.opened_from, Incarnation::new(round - 1));
+        }
+        for number in 0..10 {
+            let answer = node.publish(&number.to_string()).await.expect("it is answered");
+            assert!(answer.refusal.is_none(), "{answer:?}");
+        }
+        disk.crash(Loss::Unsynced, &mut |_| 0);
+        node.end().await;
+    }
+    let (node, recovery) = start(&disk, 9);
+    assert_eq!(lengths(&recovery), BTreeMap::from([(1, 11), (2, 21), (3, 31), (4, 41)]));
+    assert!(recovery.cut.is_empty(), "{:?}", recovery.cut);
+    let known = node.directories.namespace(NAMESPACE).read(|directory| directory.live_channels());
+    assert_eq!(known, 1);
+    assert_eq!(node.durable.marks().len(), 4);
+    node.end().await;
+}
+
+/// A write that failed: who waits learns that the outcome is unknown, nothing is
+/// tried again, and the node reports why it has to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_append_or_sync_is_an_unknown_outcome() {
+    for fail in [MemoryDisk::fail_next_write, MemoryDisk::fail_next_sync] {
+        let disk = MemoryDisk::new();
+        let (node, _) = start(&disk, 1);
+        node.create().await;
+        node.publish("a").await.expect("it is answered");
+        fail(&disk);
+        node.publish("b").await.expect_err("nobody knows what became of it");
+        node.publish("c").await.expect_err("nothing is taken any more");
+        assert!(matches!(node.failure.wait().await, NodeFailure::Storage(_)));
+        let marks = node.durable.marks();
+        assert_eq!(marks[0].1.m_id.get(), 2, "what was not synced never counts");
+        drop(Arc::clone(&node.storage));
+        node.end().await;
+    }
+}
