@@ -127,11 +127,6 @@ impl Writer {
         Self { next_number, segment, staged: Vec::new(), used: 0, slots: HashMap::new() }
     }
 
-    /// The segment that is written.
-    pub(crate) const fn segment(&self) -> SegmentNumber {
-        self.segment.number
-    }
-
     /// Whether the next batch should begin another segment.
     pub(crate) fn segment_is_full<E: Engine>(&self, engine: &E) -> bool {
         self.segment.bytes >= engine.segment_bytes()

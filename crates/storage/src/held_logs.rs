@@ -205,6 +205,11 @@ impl HeldLogs {
         self.durable_segment = begun.segment;
     }
 
+    /// The segment that was written last. No segment before it gets more messages.
+    pub(crate) const fn segment(&self) -> SegmentNumber {
+        self.segment
+    }
+
     /// All segments before this one are durable.
     pub(crate) const fn durable_segment(&self) -> SegmentNumber {
         self.durable_segment

@@ -38,6 +38,8 @@ pub struct Storage<E: Engine> {
     writer: Mutex<Writer>,
     /// Held by whoever syncs, so that syncs finish in the order they begin.
     syncing: Mutex<()>,
+    /// Held by whoever moves a floor. Appends go on meanwhile.
+    trimming: Mutex<()>,
     checkpoint: Mutex<Checkpoint>,
     /// Openings recorded in this database.
     openings: Mutex<u64>,
@@ -70,6 +72,7 @@ impl<E: Engine> Storage<E> {
             held: RwLock::new(held),
             writer: Mutex::new(writer),
             syncing: Mutex::new(()),
+            trimming: Mutex::new(()),
             checkpoint: Mutex::new(checkpoint),
             openings: Mutex::new(openings),
             has_failed: AtomicBool::new(false),
@@ -185,6 +188,7 @@ impl<E: Engine> LogStorage for Storage<E> {
         hole: &Hole,
     ) -> Result<Ticket, StorageError> {
         self.check()?;
+        let _trimming = self.trimming.lock().expect(LOCK_IS_SOUND);
         let mut writer = self.writer.lock().expect(LOCK_IS_SOUND);
         let batch = writer.stage_hole(&self.engine, &self.held, arrived_at, row, hole)?;
         self.engine.write(batch).map_err(|error| self.fail("crossing a hole", error))?;
@@ -236,11 +240,11 @@ impl<E: Engine> LogStorage for Storage<E> {
 
     fn trim(&self, log: &LogName, through: MessageNumber) -> Result<Mark, StorageError> {
         self.check()?;
-        // Nothing is appended meanwhile: a floor never passes a log's end.
-        let writer = self.writer.lock().expect(LOCK_IS_SOUND);
+        let _trimming = self.trimming.lock().expect(LOCK_IS_SOUND);
         self.check_durable(log, through)?;
+        let written = self.held.read().expect(LOCK_IS_SOUND).segment();
         let planned = self.read_log(log, "the messages to trim", |shape, appended| {
-            trimming::plan(&self.engine, shape, appended, writer.segment(), through)
+            trimming::plan(&self.engine, shape, appended, written, through)
         })?;
         let Some(trim) = planned else {
             return Ok(self.held(log)?.shape.floor.point.mark);

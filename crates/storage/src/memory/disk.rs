@@ -22,40 +22,48 @@ type Entries = BTreeMap<Vec<u8>, Bytes>;
 
 /// The tables of a disk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tables([Entries; Table::ALL.len()]);
+pub(super) struct Tables {
+    entries: [Entries; Table::ALL.len()],
+    /// What all keys and values take.
+    bytes: u64,
+}
 
 impl Tables {
     pub(super) fn table(&self, table: Table) -> &Entries {
-        &self.0[table as usize]
+        &self.entries[table as usize]
     }
 
     pub(super) fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Put { table, key, value } => {
-                self.0[*table as usize].insert(key.clone(), value.clone());
+                self.remove(*table, key);
+                self.bytes += entry_bytes(key, value);
+                self.entries[*table as usize].insert(key.clone(), value.clone());
             }
-            Operation::Delete { table, key } => {
-                self.0[*table as usize].remove(key);
-            }
+            Operation::Delete { table, key } => self.remove(*table, key),
             Operation::DeleteRange { table, from, to } => {
                 if from >= to {
                     return;
                 }
-                let entries = &mut self.0[*table as usize];
                 let bounds = (Bound::Included(from), Bound::Excluded(to));
-                let keys: Vec<Vec<u8>> =
-                    entries.range::<Vec<u8>, _>(bounds).map(|(key, _)| key.clone()).collect();
+                let found = self.entries[*table as usize].range::<Vec<u8>, _>(bounds);
+                let keys: Vec<Vec<u8>> = found.map(|(key, _)| key.clone()).collect();
                 for key in keys {
-                    entries.remove(&key);
+                    self.remove(*table, &key);
                 }
             }
         }
     }
 
-    fn bytes(&self) -> u64 {
-        let entries = self.0.iter().flatten();
-        entries.map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    fn remove(&mut self, table: Table, key: &[u8]) {
+        if let Some(value) = self.entries[table as usize].remove(key) {
+            self.bytes -= entry_bytes(key, &value);
+        }
     }
+}
+
+fn entry_bytes(key: &[u8], value: &Bytes) -> u64 {
+    (key.len() + value.len()) as u64
 }
 
 /// One change to one table.
@@ -201,6 +209,6 @@ impl MemoryDisk {
 
 impl DiskState {
     pub(super) fn space(&self) -> Space {
-        Space { free_bytes: self.free_bytes, used_bytes: self.visible.bytes() }
+        Space { free_bytes: self.free_bytes, used_bytes: self.visible.bytes }
     }
 }

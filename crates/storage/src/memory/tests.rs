@@ -1,8 +1,12 @@
 //! The conformance suite on a disk in memory, and what only such a disk can do:
 //! lose any part of what was not synced.
 
+use std::collections::BTreeMap;
+
 use interlock_core::clock::WallTime;
-use interlock_core::identity::{Mark, MessageName, MessageNumber};
+use interlock_core::identity::{
+    Incarnation, LogName, Mark, MemberOpening, MessageName, MessageNumber, NodeNumber,
+};
 use proptest::prelude::*;
 
 use crate::conformance::{TestDisk, conformance_suite};
@@ -10,6 +14,8 @@ use crate::contract::{
     AppendBatch, CutLog, CutReason, DamageFinding, LogStorage, OpenError, OpenOptions, Recovery,
     StorageError,
 };
+use crate::engine::Table;
+use crate::keys::{LogNumber, message_run, row};
 use crate::memory::{Loss, MemoryDisk, MemoryStorage};
 use crate::test_logs::{TestLog, log_name};
 
@@ -44,6 +50,21 @@ fn append(storage: &MemoryStorage, log: &mut TestLog, messages: usize) {
 
 fn recovered(recovery: &Recovery, log: &TestLog) -> Option<Mark> {
     recovery.logs.iter().find(|found| found.row.log == log.name()).map(|found| found.mark)
+}
+
+/// Every key of a message belongs to a log that is held, within its mark.
+fn check_no_stray_keys(disk: &MemoryDisk, recovery: &Recovery) {
+    let state = disk.state();
+    let logs: BTreeMap<LogNumber, LogName> = (state.visible.table(Table::Meta).iter())
+        .filter_map(|(key, value)| Some((row::decode_key(key).ok()?, row::decode(value).ok()?.log)))
+        .collect();
+    assert_eq!(logs.len(), recovery.logs.len());
+    for key in state.visible.table(Table::Log).keys() {
+        let (_, number, first) = message_run::decode_key(key).expect("a key of the log table");
+        let log = logs.get(&number).expect("a key without a row");
+        let found = recovery.logs.iter().find(|found| found.row.log == *log);
+        assert!(first <= found.expect("a row without a log").mark.m_id);
+    }
 }
 
 /// What a crash of some kind leaves of three logs, of which one goes on from
@@ -100,6 +121,8 @@ fn crash_and_open(loss: Loss, choices: &[usize], syncs: &[bool]) {
         assert_eq!(recovered(&recovery, &parent), Some(parent.mark()), "the child's parent");
     }
 
+    check_no_stray_keys(&disk, &recovery);
+
     // What was found is durable, and nothing that was cut is seen again: another
     // cut of power changes nothing.
     disk.crash(Loss::Unsynced, &mut |_| 0);
@@ -136,6 +159,34 @@ proptest! {
     ) {
         crash_and_open(loss, &choices, &syncs);
     }
+}
+
+/// METHOD M12: openings, documents and trims are durable when the call returns.
+#[test]
+fn what_is_durable_on_return_survives_a_cut() {
+    let disk = MemoryDisk::new();
+    let reopen = |storage: MemoryStorage| {
+        disk.crash(Loss::Unsynced, &mut |_| 0);
+        drop(storage);
+        MemoryStorage::open(&disk).expect("an honest crash")
+    };
+    let (storage, _) = MemoryStorage::open(&disk).expect("empty");
+    let incarnation = Incarnation::new(5).expect("not zero");
+    let opening = MemberOpening { node: NodeNumber::new(1), incarnation, opened_from: None };
+    storage.record_opening(opening).expect("recorded");
+    let (storage, recovery) = reopen(storage);
+    assert_eq!(recovery.opened_from, Some(incarnation));
+
+    storage.store_document("topology", b"one").expect("stored");
+    let (storage, _) = reopen(storage);
+    assert_eq!(storage.load_document("topology"), Ok(Some("one".into())));
+
+    let mut log = TestLog::new(log_name(1, 1, 9));
+    append(&storage, &mut log, 10);
+    storage.sync().expect("synced");
+    let floor = storage.trim(&log.name(), MessageNumber::new(4)).expect("trimmed");
+    let (_storage, recovery) = reopen(storage);
+    assert_eq!(recovery.logs[0].floor, floor);
 }
 
 #[test]
