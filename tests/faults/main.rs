@@ -1,0 +1,27 @@
+//! Real processes that are killed: what was acknowledged is at every region,
+//! once and in order (RELIABILITY I1, I3, I4, I5; METHOD M8–M12).
+//!
+//! `cargo xtask test` builds the binaries and names their folder in
+//! `INTERLOCK_BINARIES`. `cargo xtask kills --kills 100 --seed N` runs the random
+//! kills at full length.
+
+mod load;
+mod random_kills;
+
+use std::path::PathBuf;
+
+/// Where the binaries are.
+fn binaries() -> PathBuf {
+    let folder = std::env::var_os("INTERLOCK_BINARIES").expect(
+        "INTERLOCK_BINARIES names the folder of the built binaries: run `cargo xtask test`",
+    );
+    PathBuf::from(folder)
+}
+
+/// A number from the environment, for longer runs.
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")),
+        Err(_) => default,
+    }
+}
