@@ -15,7 +15,7 @@ use crate::contract::{
     StorageError,
 };
 use crate::engine::Table;
-use crate::keys::{LogNumber, message_run, row};
+use crate::keys::{LogNumber, message_run, row, sparse_log_number};
 use crate::memory::{Loss, MemoryDisk, MemoryStorage};
 use crate::test_logs::{TestLog, log_name};
 
@@ -64,6 +64,37 @@ fn check_no_stray_keys(disk: &MemoryDisk, recovery: &Recovery) {
         let log = logs.get(&number).expect("a key without a row");
         let found = recovery.logs.iter().find(|found| found.row.log == *log);
         assert!(first <= found.expect("a row without a log").mark.m_id);
+    }
+    for key in state.visible.table(Table::Sparse).keys() {
+        let number = sparse_log_number(key).expect("a key of the sparse table");
+        assert!(logs.contains_key(&number), "a key without a row");
+    }
+}
+
+/// The write that began a log's part of a segment is lost, and what followed it
+/// in the segment is kept.
+#[test]
+fn messages_that_no_start_leads_to_are_removed() {
+    for is_new_log in [false, true] {
+        let disk = MemoryDisk::new();
+        let (storage, _) = MemoryStorage::open(&disk).expect("empty");
+        let mut filler = TestLog::new(log_name(1, 2, 9));
+        let mut log = TestLog::new(log_name(1, 1, 9));
+        if !is_new_log {
+            append(&storage, &mut log, 10);
+        }
+        append(&storage, &mut filler, 1_000);
+        let before = disk.unsynced_writes();
+        for _ in 0..3 {
+            append(&storage, &mut log, 300);
+        }
+        assert_eq!(disk.unsynced_writes(), before + 3);
+        let mut choices = [before, 1].into_iter();
+        disk.crash(Loss::MiddleRun, &mut |_| choices.next().unwrap_or(0));
+        let (_storage, recovery) = MemoryStorage::open(&disk).expect("an honest crash");
+        let kept = recovered(&recovery, &log);
+        assert_eq!(kept, (!is_new_log).then(|| log.mark_at(MessageNumber::new(10))));
+        check_no_stray_keys(&disk, &recovery);
     }
 }
 
