@@ -24,6 +24,8 @@ pub(crate) enum Until {
 pub(crate) enum Next {
     /// Rows that may be new, and what to deliver.
     Items(Vec<Row>, Vec<Item>),
+    /// The push-node has shown all it has, and that is not all that was asked for.
+    Waiting,
     /// All has been read.
     Finished,
 }
@@ -60,7 +62,7 @@ impl CatchUp {
             gateway: gateway.to_owned(),
             excluded_origins,
         };
-        let mut client = services::delivery::client(node.channel.clone());
+        let mut client = services::delivery::client(node.reads.clone());
         let first = async {
             let mut stream = client.follow(request).await?.into_inner();
             let first = stream.message().await?.and_then(|response| response.body);
@@ -106,10 +108,8 @@ impl CatchUp {
                     self.push_nodes.failed(&self.node, &status);
                     return Err(status);
                 }
-                Some(
-                    v1::follow_response::Body::Opened(_) | v1::follow_response::Body::Heartbeat(_),
-                )
-                | None => {}
+                Some(v1::follow_response::Body::Heartbeat(_)) => return Ok(Next::Waiting),
+                Some(v1::follow_response::Body::Opened(_)) | None => {}
             }
         }
     }
@@ -121,7 +121,7 @@ fn items(batch: v1::FollowBatch) -> Result<Next, Status> {
     for run in batch.runs {
         let Run { log, row, through, messages } = run_of(run)?;
         rows.extend(row);
-        items.push(Item::Run { log, through, messages });
+        items.push(Item::Run { log, from: None, through, messages });
     }
     Ok(Next::Items(rows, items))
 }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use interlock_core::cursor::Cursor;
+use interlock_core::delivery::UnknownBranch;
 use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber};
 use interlock_core::message::{Message, MessageKind};
 use interlock_core::replication::rows::Row;
@@ -52,6 +53,17 @@ pub(crate) fn run_of(run: v1::FollowRun) -> Result<Run, Status> {
 
 pub(crate) fn log_of_gap(gap: &v1::DeliveryGap) -> Result<LogName, Status> {
     log_of(gap.log)
+}
+
+/// The gap to tell of a branch that stayed unknown.
+pub(crate) fn unknown_branch(branch: UnknownBranch) -> v1::DeliveryGap {
+    let UnknownBranch { tip } = branch;
+    v1::DeliveryGap {
+        reason: v1::GapReason::UnknownBranch.into(),
+        log: Some(tip.log.into_wire()),
+        from: 1,
+        through: tip.m_id.get(),
+    }
 }
 
 /// A message for subscribers; `None` for what only changes the directory, or is

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_core::clock::Moment;
@@ -17,6 +18,7 @@ use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNum
 use interlock_core::message::TraceContext;
 use interlock_core::names::ChannelName;
 use interlock_core::replication::rows::{Row, RowConflict, Rows};
+use interlock_rpc::status::{Reason, refusal};
 use interlock_rpc::v1;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
@@ -24,6 +26,8 @@ use tonic::Status;
 /// How many batches a reader may be behind before it goes on alone. A batch
 /// holds at most about 1 MiB, and all readers share the same ones.
 const LIVE_QUEUE_BATCHES: usize = 64;
+/// How long a subscriber waits for a namespace to be followed at all.
+const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One message as every subscriber of this gateway gets it.
 #[derive(Debug)]
@@ -45,6 +49,9 @@ pub enum Item {
     Run {
         /// The log.
         log: LogName,
+        /// The first number that it goes over; `None` in what a reader reads for
+        /// itself, which goes on from where it stands.
+        from: Option<MessageNumber>,
         /// Where the position stands after it.
         through: MessageNumber,
         /// The deliverable ones, of all channels.
@@ -54,6 +61,32 @@ pub enum Item {
     Event(v1::ChannelEvent),
     /// Messages that may be missing, told before what comes after them.
     Gap(LogName, v1::DeliveryGap),
+}
+
+impl Item {
+    /// Moves the position over this, and leaves out what it covers already: a
+    /// push-node that does not know a row of it, having lost its disk, says again
+    /// what came before.
+    fn go_over(self, cursor: &mut Cursor, rows: &Rows) -> Option<Self> {
+        let (log, through) = match &self {
+            Self::Run { log, through, .. } => (*log, *through),
+            Self::Gap(log, gap) => (*log, MessageNumber::new(gap.through)),
+            Self::Event(_) => return Some(self),
+        };
+        let covered = cursor.position_of(&log, rows);
+        if through <= covered {
+            return None;
+        }
+        cursor.advance(MessageName { log, m_id: through }, rows);
+        Some(match self {
+            Self::Run { mut messages, .. } => {
+                messages.retain(|message| message.name.m_id > covered);
+                let first = rows.first_m_id(&log).unwrap_or_default();
+                Self::Run { log, from: Some(covered.next().max(first)), through, messages }
+            }
+            other => other,
+        })
+    }
 }
 
 /// A piece of the namespace's one order, and the position after it.
@@ -96,7 +129,8 @@ pub struct FanOut {
 /// Whether the namespace is followed.
 #[derive(Clone, Debug)]
 enum Standing {
-    Opening,
+    /// Not yet, and what has been in the way.
+    Opening(Option<Box<Status>>),
     Open,
     /// It cannot be followed: why.
     Closed(Box<Status>),
@@ -117,7 +151,7 @@ impl FanOut {
         Self {
             namespace: namespace.to_owned(),
             state: Mutex::default(),
-            standing: watch::Sender::new(Standing::Opening),
+            standing: watch::Sender::new(Standing::Opening(None)),
         }
     }
 
@@ -128,17 +162,13 @@ impl FanOut {
 
     /// Waits until the namespace is followed, and joins at the shared position.
     pub async fn attach(&self) -> Result<Attachment, Status> {
-        let mut standing = self.standing.subscribe();
-        let now = standing
-            .wait_for(|standing| !matches!(standing, Standing::Opening))
-            .await
-            .map(|standing| standing.clone())
-            .map_err(|_| Status::unavailable("the namespace is no longer followed here"))?;
-        if let Standing::Closed(status) = now {
-            return Err(*status);
-        }
+        self.opened(OPENING_PATIENCE).await?;
         let (sender, batches) = mpsc::channel(LIVE_QUEUE_BATCHES);
         let mut state = self.lock();
+        // Under the lock: one that closes meanwhile lets go of those who are there.
+        if let Standing::Closed(status) = &*self.standing.borrow() {
+            return Err((**status).clone());
+        }
         let position =
             state.position.clone().ok_or_else(|| Status::internal("open without a position"))?;
         let reader = state.next_reader;
@@ -147,16 +177,25 @@ impl FanOut {
         Ok(Attachment { position, batches })
     }
 
+    /// Waits until the namespace is followed, or turns out not to be; after a
+    /// while it says why it is not, so that the subscriber can go elsewhere.
+    async fn opened(&self, patience: Duration) -> Result<(), Status> {
+        let mut standing = self.standing.subscribe();
+        let opened = standing.wait_for(|standing| !matches!(standing, Standing::Opening(_)));
+        if tokio::time::timeout(patience, opened).await.is_ok() {
+            return Ok(());
+        }
+        let why = match &*self.standing.borrow() {
+            Standing::Opening(Some(status)) => format!(": {}", status.message()),
+            _ => String::new(),
+        };
+        let text = format!("no push-node of this region serves {}{why}", self.namespace);
+        Err(refusal(Reason::NoNodeReachable, text).into_status())
+    }
+
     /// The shared position now, if the namespace is open.
     pub fn position(&self) -> Option<Position> {
         self.lock().position.clone()
-    }
-
-    /// How many readers follow the shared position.
-    pub fn readers(&self) -> usize {
-        let mut state = self.lock();
-        state.readers.retain(|_, reader| !reader.is_closed());
-        state.readers.len()
     }
 
     /// What origins were heard to say of themselves first-hand.
@@ -200,6 +239,17 @@ impl FanOut {
         Ok(())
     }
 
+    /// Remembers what is in the way of opening.
+    pub(crate) fn delayed(&self, why: &Status) {
+        self.standing.send_if_modified(|standing| {
+            let opening = matches!(standing, Standing::Opening(_));
+            if opening {
+                *standing = Standing::Opening(Some(Box::new(why.clone())));
+            }
+            opening
+        });
+    }
+
     /// Refuses all who come from now on, and lets go of all who are there.
     pub(crate) fn close(&self, why: Status) {
         self.standing.send_replace(Standing::Closed(Box::new(why)));
@@ -223,16 +273,10 @@ impl FanOut {
         let Some(position) = &mut state.position else { return 0 };
         let rows = Arc::clone(&position.rows);
         let cursor = Arc::make_mut(&mut position.cursor);
-        for item in &items {
-            let (log, through) = match item {
-                Item::Run { log, through, .. } => (log, *through),
-                Item::Gap(log, gap) => (log, MessageNumber::new(gap.through)),
-                Item::Event(_) => continue,
-            };
-            let name = MessageName { log: *log, m_id: through };
-            if through > MessageNumber::ZERO && !cursor.covers(&name, &rows) {
-                cursor.advance(name, &rows);
-            }
+        let items: Vec<Item> =
+            items.into_iter().filter_map(|item| item.go_over(cursor, &rows)).collect();
+        if items.is_empty() {
+            return 0;
         }
         position.encoded = position.cursor.encode();
         let batch = Arc::new(SharedBatch { items, position: position.clone() });
@@ -303,7 +347,21 @@ mod tests {
     }
 
     fn run(through: u64) -> Vec<Item> {
-        vec![Item::Run { log: log(), through: MessageNumber::new(through), messages: Vec::new() }]
+        run_of(&[], through)
+    }
+
+    fn run_of(m_ids: &[u64], through: u64) -> Vec<Item> {
+        let messages = m_ids.iter().map(|m_id| message(*m_id)).collect();
+        vec![Item::Run { log: log(), from: None, through: MessageNumber::new(through), messages }]
+    }
+
+    fn message(m_id: u64) -> LiveMessage {
+        LiveMessage {
+            name: MessageName { log: log(), m_id: MessageNumber::new(m_id) },
+            channel: ChannelName::parse("news").expect("a name"),
+            trace: None,
+            delivered: v1::DeliveredMessage::default(),
+        }
     }
 
     fn covered(position: &Position) -> u64 {
@@ -336,7 +394,6 @@ mod tests {
             assert_eq!(covered(&batch.position), through);
         }
         assert_eq!(let_go, 1);
-        assert_eq!(fan_out.readers(), 1);
         // It still gets what its queue holds, knows where it stands, and then
         // learns that it has to read on alone.
         let mut stands_at = 0;
@@ -362,5 +419,41 @@ mod tests {
         fan_out.close(Status::not_found("no such namespace"));
         let status = fan_out.attach().await.expect_err("closed");
         assert_eq!(status.code(), tonic::Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_a_push_node_says_again_reaches_nobody_twice() {
+        let fan_out = open();
+        fan_out.publish(run(5));
+        let mut reader = fan_out.attach().await.expect("open");
+        fan_out.publish(run_of(&[1, 2], 3));
+        fan_out.publish(run_of(&[4, 5, 6, 7], 7));
+        let batch = reader.batches.recv().await.expect("a batch");
+        let [Item::Run { from, through, messages, .. }] = batch.items.as_slice() else {
+            panic!("one run, not {:?}", batch.items)
+        };
+        assert_eq!((*from, *through), (Some(MessageNumber::new(6)), MessageNumber::new(7)));
+        let m_ids: Vec<u64> = messages.iter().map(|message| message.name.m_id.get()).collect();
+        assert_eq!(m_ids, [6, 7]);
+        assert!(reader.batches.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_comes_while_the_namespace_closes_is_not_forgotten() {
+        let fan_out = open();
+        let mut there = fan_out.attach().await.expect("open");
+        fan_out.close(Status::not_found("no longer"));
+        assert!(there.batches.recv().await.is_none());
+        let status = fan_out.attach().await.expect_err("closed");
+        assert_eq!(status.code(), tonic::Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_nobody_serves_says_why() {
+        let fan_out = FanOut::new("demo");
+        fan_out.delayed(&Status::unavailable("connection refused"));
+        let status = fan_out.opened(Duration::ZERO).await.expect_err("not open");
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert!(status.message().contains("connection refused"), "{status}");
     }
 }

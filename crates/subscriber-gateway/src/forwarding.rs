@@ -24,7 +24,7 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 macro_rules! hand_on {
     ($self:ident, $service:ident, $method:ident, $request:expr) => {{
         let node = $self.push_nodes.current()?;
-        let outcome = $service::client(node.channel.clone()).$method($request).await;
+        let outcome = $service::client(node.calls.clone()).$method($request).await;
         outcome.inspect_err(|status| $self.push_nodes.failed(&node, status))
     }};
 }

@@ -1,14 +1,18 @@
 //! `ReadHistory`: what is stored of some channels, up to the moment of the call.
 
+use std::time::Duration;
+
+use interlock_core::clock::Moment;
 use interlock_core::cursor::Cursor;
-use interlock_core::delivery::ChannelFilter;
-use interlock_core::identity::{LogName, MessageName, MessageNumber};
-use interlock_core::replication::rows::Rows;
+use interlock_core::delivery::{ChannelFilter, ReaderPosition, Step};
+use interlock_core::identity::{LogName, MessageNumber};
+use interlock_core::replication::rows::{Row, Rows};
 use interlock_rpc::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::catch_up::{CatchUp, Next, Until};
+use crate::delivered::{subscriber_cursor, unknown_branch};
 use crate::fan_out::{Item, LiveMessage};
 use crate::push_nodes::PushNodes;
 use crate::upstream::row_conflict;
@@ -42,7 +46,7 @@ async fn read_all(
     if let Some(v1::start_position::Position::Cursor(bytes)) =
         request.start.as_ref().and_then(|start| start.position.as_ref())
     {
-        crate::delivered::subscriber_cursor(bytes)?;
+        subscriber_cursor(bytes)?;
     }
     let start = match request.start {
         Some(v1::StartPosition { position: Some(position) }) => position,
@@ -59,74 +63,168 @@ async fn read_all(
         Vec::new(),
     )
     .await?;
-    let mut left = match request.limit {
-        0 => DEFAULT_LIMIT,
-        limit => limit,
-    };
     let mut rows = Rows::new();
     for row in opened.rows {
         rows.insert(row).map_err(row_conflict)?;
     }
-    let mut cursor = opened.cursor;
+    // What the push-node does not know by now, it is not asked for again.
+    let now = Moment::START;
+    let mut position = ReaderPosition::at(opened.cursor, &rows, now, Duration::ZERO);
+    let unknown = position.handle_timeout(now, &rows);
+    let left = if request.limit == 0 { DEFAULT_LIMIT } else { request.limit };
+    let mut history = History { position, rows, left };
+    if !unknown.is_empty() {
+        let gaps = unknown.into_iter().map(unknown_branch).collect();
+        let first = v1::ReadHistoryResponse { gaps, ..history.response() };
+        if responses.send(Ok(first)).await.is_err() {
+            return Ok(());
+        }
+    }
     loop {
-        match read.next().await? {
+        let response = match read.next().await? {
             Next::Finished => {
-                let last =
-                    v1::ReadHistoryResponse { cursor: cursor.encode(), ..Default::default() };
-                let _ = responses.send(Ok(last)).await;
+                let _ = responses.send(Ok(history.response())).await;
                 return Ok(());
             }
-            Next::Items(new_rows, items) => {
-                for row in new_rows {
-                    rows.insert(row).map_err(row_conflict)?;
-                }
-                let mut response = v1::ReadHistoryResponse::default();
-                let cut = take(items, &mut left, &mut cursor, &rows, &mut response);
-                response.cursor = cursor.encode();
-                response.more = cut;
-                if responses.send(Ok(response)).await.is_err() || cut {
-                    return Ok(());
-                }
-            }
+            Next::Waiting => continue,
+            Next::Items(rows, items) => history.take(rows, items)?,
+        };
+        let is_last = response.more;
+        if responses.send(Ok(response)).await.is_err() || is_last {
+            return Ok(());
         }
     }
 }
 
-/// Moves messages into `response` until `left` is used up; true when something
-/// was left behind.
-fn take(
-    items: Vec<Item>,
-    left: &mut u32,
-    cursor: &mut Cursor,
-    rows: &Rows,
-    response: &mut v1::ReadHistoryResponse,
-) -> bool {
-    for item in items {
-        match item {
-            Item::Run { log, through, messages } => {
-                for LiveMessage { name, delivered, .. } in messages {
-                    if *left == 0 {
-                        return true;
+/// Where one read stands.
+struct History {
+    position: ReaderPosition,
+    rows: Rows,
+    /// Messages until its limit.
+    left: u32,
+}
+
+impl History {
+    /// Nothing but the position.
+    fn response(&self) -> v1::ReadHistoryResponse {
+        let cursor = self.position.own().map(Cursor::encode).unwrap_or_default();
+        v1::ReadHistoryResponse { cursor, ..Default::default() }
+    }
+
+    /// What to answer of what has been read; `more` when the limit cut it off.
+    fn take(
+        &mut self,
+        rows: Vec<Row>,
+        items: Vec<Item>,
+    ) -> Result<v1::ReadHistoryResponse, Status> {
+        for row in rows {
+            self.rows.insert(row).map_err(row_conflict)?;
+        }
+        let (mut messages, mut gaps) = (Vec::new(), Vec::new());
+        let mut more = false;
+        for item in items {
+            match item {
+                Item::Run { log, through, messages: of_run, .. } => {
+                    more = self.take_run(&log, of_run, &mut messages);
+                    if more {
+                        break;
                     }
-                    *left -= 1;
-                    response.messages.push(delivered);
-                    pass(cursor, &log, name.m_id, rows);
+                    self.position.pass(&log, through, &self.rows);
                 }
-                pass(cursor, &log, through, rows);
+                Item::Gap(log, gap) => {
+                    self.position.pass(&log, MessageNumber::new(gap.through), &self.rows);
+                    gaps.push(gap);
+                }
+                Item::Event(_) => {}
             }
-            Item::Gap(log, gap) => {
-                pass(cursor, &log, MessageNumber::new(gap.through), rows);
-                response.gaps.push(gap);
-            }
-            Item::Event(_) => {}
         }
+        Ok(v1::ReadHistoryResponse { messages, gaps, more, ..self.response() })
     }
-    false
+
+    /// True when the limit left something of the run behind.
+    fn take_run(
+        &mut self,
+        log: &LogName,
+        of_run: Vec<LiveMessage>,
+        messages: &mut Vec<v1::DeliveredMessage>,
+    ) -> bool {
+        for LiveMessage { name, channel, delivered, .. } in of_run {
+            if self.position.step(&name, &channel, &self.rows) != Step::Deliver {
+                continue;
+            }
+            if self.left == 0 {
+                return true;
+            }
+            self.left -= 1;
+            messages.push(delivered);
+            self.position.pass(log, name.m_id, &self.rows);
+        }
+        false
+    }
 }
 
-fn pass(cursor: &mut Cursor, log: &LogName, through: MessageNumber, rows: &Rows) {
-    let name = MessageName { log: *log, m_id: through };
-    if through > MessageNumber::ZERO && !cursor.covers(&name, rows) {
-        cursor.advance(name, rows);
+#[cfg(test)]
+mod tests {
+    use interlock_core::identity::{
+        Incarnation, MessageName, NamespaceNumber, NodeNumber, PathName, ShardNumber,
+    };
+    use interlock_core::names::ChannelName;
+
+    use super::*;
+
+    fn log(incarnation: u64) -> LogName {
+        PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(1),
+        }
+        .log(Incarnation::new(incarnation).expect("not zero"))
+    }
+
+    fn run(log: LogName, m_ids: std::ops::RangeInclusive<u64>) -> Item {
+        let through = MessageNumber::new(*m_ids.end());
+        let messages = m_ids
+            .map(|m_id| LiveMessage {
+                name: MessageName { log, m_id: MessageNumber::new(m_id) },
+                channel: ChannelName::parse("news").expect("a name"),
+                trace: None,
+                delivered: v1::DeliveredMessage { epoch: m_id, ..Default::default() },
+            })
+            .collect();
+        Item::Run { log, from: None, through, messages }
+    }
+
+    fn history(cursor: Cursor, left: u32) -> History {
+        let mut rows = Rows::new();
+        rows.insert(Row { log: log(11), parents: Vec::new() }).expect("a consistent row");
+        let position = ReaderPosition::at(cursor, &rows, Moment::START, Duration::ZERO);
+        History { position, rows, left }
+    }
+
+    fn numbers(response: &v1::ReadHistoryResponse) -> Vec<u64> {
+        response.messages.iter().map(|message| message.epoch).collect()
+    }
+
+    #[test]
+    fn a_limit_in_the_middle_of_a_run_leaves_the_cursor_there() {
+        let mut first = history(Cursor::new(NamespaceNumber::new(1)), 2);
+        let response = first.take(Vec::new(), vec![run(log(11), 1..=4)]).expect("taken");
+        assert_eq!((numbers(&response), response.more), (vec![1, 2], true));
+        let cursor = Cursor::decode(&response.cursor).expect("a cursor");
+        let mut second = history(cursor, 2);
+        let response = second.take(Vec::new(), vec![run(log(11), 1..=4)]).expect("taken");
+        assert_eq!((numbers(&response), response.more), (vec![3, 4], false));
+    }
+
+    #[test]
+    fn a_branch_that_is_not_known_repeats_nothing() {
+        let mut elsewhere = Rows::new();
+        elsewhere.insert(Row { log: log(12), parents: Vec::new() }).expect("a consistent row");
+        let mut cursor = Cursor::new(NamespaceNumber::new(1));
+        cursor.advance(MessageName { log: log(12), m_id: MessageNumber::new(3) }, &elsewhere);
+        let mut history = history(cursor, 10);
+        assert_eq!(history.position.handle_timeout(Moment::START, &history.rows).len(), 1);
+        let response = history.take(Vec::new(), vec![run(log(11), 1..=5)]).expect("taken");
+        assert_eq!(numbers(&response), [4, 5]);
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! The way of a message through it: [`upstream`] follows a namespace at a
 //! push-node of the region, [`fan_out`] puts it in the namespace's one order,
-//! [`subscriber_session`] hands it to one subscriber. A session that is behind
-//! reads on alone with [`catch_up`] until it meets the shared position.
+//! [`subscriber_session`] hands what of it is new to its [`reader`] to one
+//! subscriber. A session that is behind reads on alone with [`catch_up`] until it
+//! meets the shared position.
 
 mod catch_up;
 mod config;
@@ -15,6 +16,7 @@ mod history;
 mod metrics;
 mod namespaces;
 mod push_nodes;
+mod reader;
 mod region_watch;
 mod service;
 mod subscribe_service;

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use crate::fan_out::FanOut;
 use crate::upstream::Upstream;
 
-/// How often namespaces without readers are looked for; one that had none twice
-/// in a row is no longer followed.
+/// How often namespaces without subscriptions are looked for; one that had none
+/// twice in a row is no longer followed.
 pub(crate) const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// All namespaces followed. Cloning shares them.
@@ -49,11 +49,13 @@ impl Namespaces {
         fan_out
     }
 
-    /// Ends what nobody has read for a while.
+    /// Ends what nobody has been subscribed to for a while. A subscription counts
+    /// also while it reads alone, far behind: it comes back to the same order.
     pub(crate) fn end_idle(&self) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         followed.retain(|_, entry| {
-            let idle = entry.fan_out.readers() == 0;
+            // Besides subscriptions, this table and the upstream hold it.
+            let idle = Arc::strong_count(&entry.fan_out) <= 2;
             let over = idle && entry.idle || entry.task.is_finished();
             entry.idle = idle;
             if over {

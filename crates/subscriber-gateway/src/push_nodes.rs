@@ -3,62 +3,87 @@
 //! A gateway stays with one node as long as it answers, because publisher
 //! sessions belong to a node; it turns to the next when a call cannot reach it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
 use interlock_rpc::channel::{ChannelError, EndpointConfig};
-use interlock_rpc::status::{Reason, refusal};
+use interlock_rpc::status::{Reason, reason_of, refusal};
 use interlock_rpc::tls::TlsClientConfig;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-/// One push-node of the region.
+/// What one subscriber that reads alone, and slowly, leaves unread here.
+const READ_WINDOW_BYTES: u32 = 512 * 1024;
+/// The largest window there is: streams that wait for their slow subscribers
+/// must not use up what the others of their connection need.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
+/// One push-node of the region. Its connections are made when first used.
 #[derive(Clone, Debug)]
 pub struct PushNode {
     /// Where it listens.
     pub address: String,
-    /// The connection, made when it is first used.
-    pub channel: Channel,
+    /// For calls, and for what all subscribers share.
+    pub calls: Channel,
+    /// For what single subscribers read alone.
+    pub reads: Channel,
+}
+
+impl PushNode {
+    fn connect(address: &str, tls: Option<&TlsClientConfig>) -> Result<Self, ChannelError> {
+        let endpoint = EndpointConfig {
+            connection_window_bytes: CONNECTION_WINDOW_BYTES,
+            ..EndpointConfig::bulk(address).tls(tls.cloned()).user("subscriber-gateway")
+        };
+        let reads = EndpointConfig { stream_window_bytes: READ_WINDOW_BYTES, ..endpoint.clone() };
+        Ok(Self {
+            address: address.to_owned(),
+            calls: endpoint.connect_lazy()?,
+            reads: reads.connect_lazy()?,
+        })
+    }
 }
 
 /// All push-nodes of the region. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct PushNodes {
-    nodes: Arc<ArcSwap<Vec<PushNode>>>,
-    current: Arc<AtomicUsize>,
+    known: Arc<Mutex<Known>>,
     tls: Option<TlsClientConfig>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    nodes: Vec<PushNode>,
+    /// Which of them is in use.
+    current: usize,
 }
 
 impl PushNodes {
     /// None yet.
     pub fn new(tls: Option<TlsClientConfig>) -> Self {
-        Self { nodes: Arc::new(ArcSwap::default()), current: Arc::default(), tls }
+        Self { known: Arc::default(), tls }
     }
 
-    /// Uses these from now on; connections to nodes that stay are kept.
+    /// Uses these from now on; connections to nodes that stay are kept, and the
+    /// one in use stays in use.
     pub fn replace(&self, addresses: &[String]) -> Result<(), ChannelError> {
-        let present = self.nodes.load();
+        let mut known = self.lock();
         let nodes = addresses
             .iter()
-            .map(|address| match present.iter().find(|node| node.address == *address) {
+            .map(|address| match known.nodes.iter().find(|node| node.address == *address) {
                 Some(node) => Ok(node.clone()),
-                None => EndpointConfig::bulk(address.clone())
-                    .tls(self.tls.clone())
-                    .user("subscriber-gateway")
-                    .connect_lazy()
-                    .map(|channel| PushNode { address: address.clone(), channel }),
+                None => PushNode::connect(address, self.tls.as_ref()),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        self.nodes.store(Arc::new(nodes));
+        let used = known.nodes.get(known.current).map(|node| &node.address);
+        let current = nodes.iter().position(|node| Some(&node.address) == used).unwrap_or(0);
+        *known = Known { nodes, current };
         Ok(())
     }
 
     /// The node in use.
     pub fn current(&self) -> Result<PushNode, Status> {
-        let nodes = self.nodes.load();
-        let index = self.current.load(Ordering::Relaxed) % nodes.len().max(1);
-        nodes.get(index).cloned().ok_or_else(|| {
+        let known = self.lock();
+        known.nodes.get(known.current).cloned().ok_or_else(|| {
             refusal(Reason::NoNodeReachable, "no push-node of this gateway's region is known")
                 .into_status()
         })
@@ -70,16 +95,76 @@ impl PushNodes {
         if status.code() != Code::Unavailable {
             return;
         }
-        let nodes = self.nodes.load();
-        let index = self.current.load(Ordering::Relaxed);
+        let mut known = self.lock();
         // Only the first of many calls that fail together moves on.
-        if nodes.get(index % nodes.len().max(1)).is_some_and(|used| used.address == node.address) {
-            let _ = self.current.compare_exchange(
-                index,
-                index.wrapping_add(1),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+        if known.nodes.get(known.current).is_some_and(|used| used.address == node.address) {
+            known.current = (known.current + 1) % known.nodes.len();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Nothing between lock and unlock can leave it half changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether asking a push-node of the region again cannot help.
+pub(crate) fn is_final(status: &Status) -> bool {
+    match reason_of(status) {
+        // A node whose disk failed exits, and another or its successor answers.
+        Some(Reason::StorageFailed) => false,
+        Some(reason) => !reason.is_transient(),
+        // Connections that break in the middle come as any of the others.
+        None => matches!(
+            status.code(),
+            Code::NotFound
+                | Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::OutOfRange
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented
+                | Code::DataLoss
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| format!("http://{name}:1")).collect()
+    }
+
+    fn used(nodes: &PushNodes) -> String {
+        nodes.current().expect("a node").address
+    }
+
+    #[tokio::test]
+    async fn the_node_in_use_stays_in_use_when_others_come_and_go() {
+        let nodes = PushNodes::new(None);
+        assert_eq!(nodes.current().expect_err("none").code(), Code::Unavailable);
+        nodes.replace(&addresses(&["a", "b"])).expect("addresses");
+        let first = nodes.current().expect("a node");
+        nodes.failed(&first, &Status::not_found("not its fault"));
+        assert_eq!(used(&nodes), first.address);
+        nodes.failed(&first, &Status::unavailable("gone"));
+        nodes.failed(&first, &Status::unavailable("gone, said by another call"));
+        assert_eq!(used(&nodes), "http://b:1");
+        nodes.replace(&addresses(&["a", "c", "b"])).expect("addresses");
+        assert_eq!(used(&nodes), "http://b:1");
+        nodes.replace(&addresses(&["c"])).expect("addresses");
+        assert_eq!(used(&nodes), "http://c:1");
+    }
+
+    #[test]
+    fn a_broken_connection_is_no_answer_and_a_refusal_is_one() {
+        assert!(!is_final(&Status::unknown("h2 protocol error: broken pipe")));
+        assert!(!is_final(&Status::unavailable("connection refused")));
+        assert!(!is_final(&refusal(Reason::TooManyConnections, "full").into_status()));
+        assert!(!is_final(&refusal(Reason::Backfilling, "not yet").into_status()));
+        assert!(is_final(&refusal(Reason::NotMember, "elsewhere").into_status()));
+        assert!(is_final(&refusal(Reason::Trimmed, "declined").into_status()));
     }
 }

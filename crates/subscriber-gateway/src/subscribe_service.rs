@@ -6,7 +6,7 @@ use interlock_core::delivery::ChannelFilter;
 use interlock_core::names::NamespaceName;
 use interlock_rpc::convert::InvalidField;
 use interlock_rpc::services::subscribe::Service;
-use interlock_rpc::status::{Reason, refusal};
+use interlock_rpc::status::{Reason, reason_of, refusal};
 use interlock_rpc::{services, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -20,8 +20,9 @@ use crate::namespaces::Namespaces;
 use crate::push_nodes::PushNodes;
 use crate::subscriber_session::SubscriberSession;
 
-/// How many responses a subscriber may leave unread before its session waits.
-const UNREAD_RESPONSES: usize = 16;
+/// How many responses a subscriber may leave unread before its session waits;
+/// each is at most about a batch.
+const UNREAD_RESPONSES: usize = 4;
 
 /// The service.
 pub(crate) struct SubscribeService {
@@ -51,8 +52,8 @@ impl Service for SubscribeService {
             return Err(invalid("channels", "name at least one channel, or * for all"));
         }
         let filter = filter(&request.channels)?;
-        self.check_channels(&request.namespace, &filter).await?;
         let start = request.start.unwrap_or_default();
+        self.check_channels(&request.namespace, &filter, is_resumed(&start)).await?;
         let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
         let session = SubscriberSession {
             gateway: self.gateway.clone(),
@@ -79,7 +80,8 @@ impl Service for SubscribeService {
         self.refuse_while_draining()?;
         check_namespace(&request.namespace)?;
         let filter = filter(&request.channels)?;
-        self.check_channels(&request.namespace, &filter).await?;
+        let resumed = request.start.as_ref().is_some_and(is_resumed);
+        self.check_channels(&request.namespace, &filter, resumed).await?;
         let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
         let read = history::read(
             self.push_nodes.clone(),
@@ -104,22 +106,35 @@ impl SubscribeService {
     }
 
     /// A channel asked for by name must be known in this region, so that a typing
-    /// error does not wait for ever.
-    async fn check_channels(&self, namespace: &str, filter: &ChannelFilter) -> Result<(), Status> {
+    /// error does not wait for ever. Who comes with a cursor has read it already:
+    /// it may have been deleted since, or not have come to this region yet.
+    async fn check_channels(
+        &self,
+        namespace: &str,
+        filter: &ChannelFilter,
+        resumed: bool,
+    ) -> Result<(), Status> {
         let node = self.push_nodes.current()?;
-        let mut client = services::channel::client(node.channel.clone());
+        let mut client = services::channel::client(node.calls.clone());
         for name in filter.exact() {
             let request = v1::GetChannelRequest {
                 namespace: namespace.to_owned(),
                 channel: name.to_string(),
             };
             if let Err(status) = client.get_channel(request).await {
+                if resumed && reason_of(&status) == Some(Reason::UnknownChannel) {
+                    continue;
+                }
                 self.push_nodes.failed(&node, &status);
                 return Err(status);
             }
         }
         Ok(())
     }
+}
+
+fn is_resumed(start: &v1::StartPosition) -> bool {
+    matches!(start.position, Some(v1::start_position::Position::Cursor(_)))
 }
 
 fn check_namespace(namespace: &str) -> Result<(), Status> {

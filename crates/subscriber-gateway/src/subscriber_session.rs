@@ -5,30 +5,27 @@
 //! falls between the two. A session that is too slow for the queue goes back to
 //! reading alone, from exactly where it stands.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use interlock_core::cursor::Cursor;
-use interlock_core::delivery::{ChannelFilter, ReaderPosition, Step, UnknownBranch};
-use interlock_core::identity::MessageNumber;
-use interlock_core::replication::rows::Rows;
+use interlock_core::delivery::ChannelFilter;
 use interlock_rpc::channel::Backoff;
-use interlock_rpc::convert::IntoWire as _;
 use interlock_rpc::status::{Reason, refusal};
 use interlock_rpc::v1;
 use tokio::sync::{mpsc, watch};
-use tonic::{Code, Status};
+use tokio::time::MissedTickBehavior;
+use tonic::Status;
 
 use crate::catch_up::{CatchUp, Next, Until, from_cursor};
-use crate::fan_out::{Attachment, FanOut, Item, LiveMessage, Position, SharedBatch, Timer};
+use crate::delivered::{Opened, subscriber_cursor, unknown_branch};
+use crate::fan_out::{Attachment, FanOut, Position, SharedBatch, Timer};
 use crate::metrics::GatewayMetrics;
-use crate::push_nodes::PushNodes;
+use crate::push_nodes::{PushNodes, is_final};
+use crate::reader::{Reader, delivery};
 use crate::upstream::row_conflict;
 
-/// How long an origin is held back for a branch that is not known here, before a
-/// gap is told. A row travels with the first frame of its log.
-const UNKNOWN_BRANCH_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a quiet subscriber is told where it stands.
 const POSITION_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a reader with a position of its own looks for rows and news.
@@ -67,15 +64,11 @@ impl From<Status> for End {
     }
 }
 
-/// Where a session stands: its position, and the last that was told.
-struct Reader {
-    position: ReaderPosition,
-    /// The newest shared position it has gone along with.
-    shared: Position,
-    told: Bytes,
+/// What the subscriber was told so far.
+#[derive(Default)]
+struct Told {
+    cursor: Bytes,
     caught_up: bool,
-    /// Messages until its limit.
-    left: Option<u64>,
 }
 
 impl SubscriberSession {
@@ -85,87 +78,80 @@ impl SubscriberSession {
         self.metrics.subscriptions.add(1.0);
         let mut draining = self.draining.clone();
         let responses = self.responses.clone();
-        let outcome = tokio::select! {
-            outcome = self.read(start) => outcome,
-            _ = draining.wait_for(|draining| *draining) => Err(self.moved()),
-            () = responses.closed() => Err(End::Done),
+        let end = tokio::select! {
+            end = self.read(start) => end,
+            _ = draining.wait_for(|draining| *draining) => End::Failed(moved()),
+            () = responses.closed() => End::Done,
         };
-        if let Err(End::Failed(status)) = outcome {
-            // A subscriber that is gone needs no answer.
-            let _ = responses.try_send(Err(status));
+        if let End::Failed(status) = end {
+            // Behind what it has not read yet; one that is gone needs no answer.
+            let _ = responses.send(Err(status)).await;
         }
         self.metrics.subscriptions.add(-1.0);
     }
 
-    async fn read(&mut self, start: v1::StartPosition) -> Result<(), End> {
-        let attachment = self.fan_out.attach().await?;
-        let mut reader = self.begin(start, &attachment.position).await?;
-        self.tell(&mut reader, Vec::new()).await?;
+    async fn read(&mut self, start: v1::StartPosition) -> End {
+        match self.read_on(start).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn read_on(&mut self, start: v1::StartPosition) -> Result<Infallible, End> {
+        let mut joined = self.fan_out.attach().await?;
+        let mut reader = self.begin(start, &joined.position).await?;
+        let mut told = Told::default();
+        self.tell(&reader, &mut told, Vec::new()).await?;
         let mut backoff = Backoff::reconnect(self.seed);
-        let mut attachment = Some(attachment);
         loop {
-            let joined = match attachment.take() {
-                Some(joined) => joined,
-                None => self.fan_out.attach().await?,
-            };
-            match self.join(&mut reader, joined, &mut backoff).await {
+            match self.join(&mut reader, &mut told, joined, &mut backoff).await {
                 Ok(()) => {}
-                Err(End::Failed(status)) if status.code() == Code::Unavailable => {
+                Err(End::Failed(status)) if !is_final(&status) => {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(end) => return Err(end),
             }
+            joined = self.fan_out.attach().await?;
         }
     }
 
     /// Where the subscription starts.
     async fn begin(&self, start: v1::StartPosition, shared: &Position) -> Result<Reader, Status> {
-        let position = match start.position {
-            None | Some(v1::start_position::Position::Now(_)) => ReaderPosition::shared(),
+        let mut reader = Reader::new(shared.clone(), self.filter.clone(), self.limit, self.seed);
+        let now = self.timer.now();
+        match start.position {
+            None | Some(v1::start_position::Position::Now(_)) => {}
             Some(v1::start_position::Position::Cursor(bytes)) => {
-                let cursor = crate::delivered::subscriber_cursor(&bytes)?;
+                let cursor = subscriber_cursor(&bytes)?;
                 if cursor.namespace() != shared.cursor.namespace() {
-                    return Err(refusal(
-                        Reason::CursorInvalid,
-                        "the cursor is of another namespace",
-                    )
-                    .into_status());
+                    let why = "the cursor is of another namespace";
+                    return Err(refusal(Reason::CursorInvalid, why).into_status());
                 }
-                self.own(cursor, &shared.rows)
+                reader.start_at(cursor, Vec::new(), now).map_err(row_conflict)?;
             }
             Some(_) => {
                 // The push-node knows what it holds: it names the cursor that
                 // this start means.
-                let (_, opened) = self.open(start, &shared.encoded, Vec::new()).await?;
-                self.own(opened.cursor, &shared.rows)
+                let (_, opened) = self.open(&reader, start, Vec::new()).await?;
+                reader.start_at(opened.cursor, opened.rows, now).map_err(row_conflict)?;
             }
-        };
-        Ok(Reader {
-            position,
-            shared: shared.clone(),
-            told: Bytes::new(),
-            caught_up: false,
-            left: self.limit,
-        })
-    }
-
-    fn own(&self, cursor: Cursor, rows: &Rows) -> ReaderPosition {
-        ReaderPosition::at(cursor, rows, self.timer.now(), UNKNOWN_BRANCH_PATIENCE)
+        }
+        Ok(reader)
     }
 
     async fn open(
         &self,
+        reader: &Reader,
         start: v1::StartPosition,
-        until: &Bytes,
         excluded: Vec<u32>,
-    ) -> Result<(CatchUp, crate::delivered::Opened), Status> {
+    ) -> Result<(CatchUp, Opened), Status> {
         CatchUp::open(
             &self.push_nodes,
             &self.gateway,
             self.fan_out.namespace(),
-            &self.filter,
+            reader.filter(),
             start,
-            Until::Cursor(until.clone()),
+            Until::Cursor(reader.shared().clone()),
             excluded,
         )
         .await
@@ -176,56 +162,47 @@ impl SubscriberSession {
     async fn join(
         &self,
         reader: &mut Reader,
+        told: &mut Told,
         mut joined: Attachment,
         backoff: &mut Backoff,
     ) -> Result<(), End> {
-        if reader.position.is_shared() {
-            // It left the queue, if ever, at the position it went along with last.
-            if reader.shared.encoded != joined.position.encoded {
-                reader.position.leave(&reader.shared.cursor);
-            }
-        }
-        reader.shared = joined.position.clone();
-        let gaps = reader.position.handle_timeout(self.timer.now(), &reader.shared.rows);
-        self.tell_unknown(reader, gaps).await?;
-        reader.position.rows_changed(&reader.shared.rows);
-        reader.position.meet(&reader.shared.cursor, &reader.shared.rows);
-        if !reader.position.is_shared() {
-            self.catch_up(reader).await?;
-            backoff.reset();
-        }
-        if !reader.caught_up {
-            reader.caught_up = true;
+        let unknown = reader.join(&joined.position, self.timer.now()).map_err(row_conflict)?;
+        let gaps = unknown
+            .into_iter()
+            .map(|branch| delivery(v1::delivery::Event::Gap(unknown_branch(branch))))
+            .collect();
+        self.tell_news(reader, told, gaps).await?;
+        self.catch_up(reader, told).await?;
+        backoff.reset();
+        if !told.caught_up {
+            told.caught_up = true;
             let origins = self.fan_out.freshness();
             let event = v1::DeliveredCaughtUp { origins };
-            self.tell(reader, vec![delivery(v1::delivery::Event::CaughtUp(event))]).await?;
+            self.tell(reader, told, vec![delivery(v1::delivery::Event::CaughtUp(event))]).await?;
         }
-        self.go_along(reader, &mut joined.batches).await
+        self.go_along(reader, told, &mut joined.batches).await
     }
 
-    /// Reads from the push-node up to `reader.shared`.
-    async fn catch_up(&self, reader: &mut Reader) -> Result<(), End> {
-        let Some(own) = reader.position.own() else { return Ok(()) };
-        let excluded = reader.position.held_origins().map(|origin| origin.get()).collect();
-        let (mut read, opened) =
-            self.open(from_cursor(own), &reader.shared.encoded, excluded).await?;
-        let mut rows = (*reader.shared.rows).clone();
-        for row in opened.rows {
-            rows.insert(row).map_err(row_conflict)?;
-        }
-        reader.shared.rows = Arc::new(rows);
-        loop {
+    /// Reads from the push-node, up to the shared position, what the reader does
+    /// not have. What the push-node does not have either is left for later.
+    async fn catch_up(&self, reader: &mut Reader, told: &mut Told) -> Result<(), End> {
+        let Some((start, held)) = reader.begin_alone() else { return Ok(()) };
+        let excluded = held.into_iter().map(|origin| origin.get()).collect();
+        let (mut read, opened) = self.open(reader, from_cursor(&start), excluded).await?;
+        reader.learn(opened.rows, self.timer.now()).map_err(row_conflict)?;
+        let complete = loop {
             match read.next().await? {
                 Next::Items(rows, items) => {
-                    for row in rows {
-                        Arc::make_mut(&mut reader.shared.rows).insert(row).map_err(row_conflict)?;
-                    }
-                    self.deliver(reader, &items).await?;
+                    let now = self.timer.now();
+                    reader.learn(rows, now).map_err(row_conflict)?;
+                    let deliveries = reader.take(&items, now);
+                    self.tell_news(reader, told, deliveries).await?;
                 }
-                Next::Finished => break,
+                Next::Waiting => break false,
+                Next::Finished => break true,
             }
-        }
-        reader.position.meet(&reader.shared.cursor, &reader.shared.rows);
+        };
+        reader.end_alone(&start, complete, self.timer.now());
         Ok(())
     }
 
@@ -233,23 +210,28 @@ impl SubscriberSession {
     async fn go_along(
         &self,
         reader: &mut Reader,
+        told: &mut Told,
         batches: &mut mpsc::Receiver<Arc<SharedBatch>>,
     ) -> Result<(), End> {
         let mut position_told = tokio::time::interval(POSITION_INTERVAL);
         let mut recheck = tokio::time::interval(RECHECK_INTERVAL);
+        position_told.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 batch = batches.recv() => {
                     let Some(batch) = batch else { return Ok(()) };
-                    self.take(reader, &batch).await?;
+                    let deliveries =
+                        reader.follow(&batch, self.timer.now()).map_err(row_conflict)?;
+                    self.tell_news(reader, told, deliveries).await?;
                 }
                 _ = position_told.tick() => {
-                    if self.stands_at(reader) != reader.told {
-                        self.tell(reader, Vec::new()).await?;
+                    if reader.cursor() != told.cursor {
+                        self.tell(reader, told, Vec::new()).await?;
                     }
                 }
-                _ = recheck.tick(), if !reader.position.is_shared() => {
-                    if self.must_read_again(reader) {
+                _ = recheck.tick(), if !reader.is_shared() => {
+                    if self.must_read_again(reader)? {
                         return Ok(());
                     }
                 }
@@ -257,132 +239,52 @@ impl SubscriberSession {
         }
     }
 
-    async fn take(&self, reader: &mut Reader, batch: &SharedBatch) -> Result<(), End> {
-        if reader.left.is_some() {
-            // A limit may end in the middle of a batch, where the shared position
-            // never stands.
-            reader.position.leave(&reader.shared.cursor);
-        }
-        // Rows that only catching up brought stay known to this reader.
-        if reader.position.is_shared() || reader.shared.rows.len() <= batch.position.rows.len() {
-            reader.shared = batch.position.clone();
-        } else {
-            for row in batch.position.rows.iter() {
-                if !reader.shared.rows.contains(&row.log) {
-                    Arc::make_mut(&mut reader.shared.rows)
-                        .insert(row.clone())
-                        .map_err(row_conflict)?;
-                }
-            }
-            reader.shared.cursor = Arc::clone(&batch.position.cursor);
-            reader.shared.encoded = batch.position.encoded.clone();
-        }
-        self.deliver(reader, &batch.items).await?;
-        reader.position.meet(&reader.shared.cursor, &reader.shared.rows);
-        Ok(())
+    /// Whether something that was left out can be read now.
+    fn must_read_again(&self, reader: &mut Reader) -> Result<bool, Status> {
+        let Some(position) = self.fan_out.position() else { return Ok(false) };
+        let news = self.fan_out.news();
+        reader.must_read_again(&position.rows, &news, self.timer.now()).map_err(row_conflict)
     }
 
-    /// Whether something that was held back or inside a gap can be read now.
-    fn must_read_again(&self, reader: &mut Reader) -> bool {
-        let Some(position) = self.fan_out.position() else { return false };
-        let mut again = reader.position.rows_changed(&position.rows);
-        for news in self.fan_out.news() {
-            again |= reader.position.heard(&news);
-        }
-        again || reader.position.poll_timeout().is_some_and(|until| until <= self.timer.now())
-    }
-
-    /// Delivers what the reader does not have, and moves it over the rest.
-    async fn deliver(&self, reader: &mut Reader, items: &[Item]) -> Result<(), End> {
-        let mut deliveries = Vec::new();
-        for item in items {
-            match item {
-                Item::Run { log, through, messages } => {
-                    for message in messages {
-                        let Some(delivery) = self.message(reader, message) else { continue };
-                        deliveries.push(delivery);
-                        if let Some(left) = &mut reader.left {
-                            *left -= 1;
-                            if *left == 0 {
-                                reader.position.pass(log, message.name.m_id, &reader.shared.rows);
-                                self.tell(reader, deliveries).await?;
-                                return Err(End::Done);
-                            }
-                        }
-                    }
-                    reader.position.pass(log, *through, &reader.shared.rows);
-                }
-                Item::Event(event) => {
-                    if self.filter.matches(&event.channel) {
-                        let event = v1::DeliveredChannelEvent { event: Some(event.clone()) };
-                        deliveries.push(delivery(v1::delivery::Event::ChannelEvent(event)));
-                    }
-                }
-                Item::Gap(log, gap) => {
-                    deliveries.push(self.gap(gap.clone())?);
-                    reader.position.pass(log, MessageNumber::new(gap.through), &reader.shared.rows);
-                }
-            }
-        }
-        if deliveries.is_empty() { Ok(()) } else { self.tell(reader, deliveries).await }
-    }
-
-    fn message(&self, reader: &Reader, message: &LiveMessage) -> Option<v1::Delivery> {
-        let wanted = self.filter.matches(message.channel.as_str())
-            && reader.position.step(&message.name, &reader.shared.rows) == Step::Deliver;
-        wanted.then(|| delivery(v1::delivery::Event::Message(message.delivered.clone())))
-    }
-
-    async fn tell_unknown(
+    /// Tells what is new, if anything is.
+    async fn tell_news(
         &self,
-        reader: &mut Reader,
-        branches: Vec<UnknownBranch>,
+        reader: &Reader,
+        told: &mut Told,
+        deliveries: Vec<v1::Delivery>,
     ) -> Result<(), End> {
-        let mut deliveries = Vec::new();
-        for UnknownBranch { tip } in branches {
-            deliveries.push(self.gap(v1::DeliveryGap {
-                reason: v1::GapReason::UnknownBranch.into(),
-                log: Some(tip.log.into_wire()),
-                from: 1,
-                through: tip.m_id.get(),
-            })?);
+        if deliveries.is_empty() {
+            return Ok(());
         }
-        if deliveries.is_empty() { Ok(()) } else { self.tell(reader, deliveries).await }
+        self.tell(reader, told, deliveries).await?;
+        if reader.is_done() { Err(End::Done) } else { Ok(()) }
     }
 
-    fn gap(&self, gap: v1::DeliveryGap) -> Result<v1::Delivery, Status> {
-        self.metrics.gaps.increment();
-        if self.decline_gaps {
+    async fn tell(
+        &self,
+        reader: &Reader,
+        told: &mut Told,
+        deliveries: Vec<v1::Delivery>,
+    ) -> Result<(), End> {
+        let gaps = deliveries.iter().filter(|delivery| is_gap(delivery)).count() as u64;
+        self.metrics.gaps.add(gaps);
+        if gaps > 0 && self.decline_gaps {
             let why = "messages after the cursor may be missing here, and gaps were declined";
-            return Err(refusal(Reason::Trimmed, why).into_status());
+            return Err(refusal(Reason::Trimmed, why).into_status().into());
         }
-        Ok(delivery(v1::delivery::Event::Gap(gap)))
-    }
-
-    fn stands_at(&self, reader: &Reader) -> Bytes {
-        reader.position.own().map_or_else(|| reader.shared.encoded.clone(), Cursor::encode)
-    }
-
-    async fn tell(&self, reader: &mut Reader, deliveries: Vec<v1::Delivery>) -> Result<(), End> {
-        let cursor = self.stands_at(reader);
-        reader.told = cursor.clone();
+        let cursor = reader.cursor();
+        told.cursor = cursor.clone();
         self.metrics.delivered.add(deliveries.len() as u64);
         let response = v1::SubscribeResponse { deliveries, cursor };
         self.responses.send(Ok(response)).await.map_err(|_| End::Done)
     }
-
-    fn moved(&self) -> End {
-        End::Failed(
-            refusal(
-                Reason::Draining,
-                "this gateway stops: subscribe elsewhere with the newest cursor",
-            )
-            .retry_after(Duration::from_millis(100))
-            .into_status(),
-        )
-    }
 }
 
-fn delivery(event: v1::delivery::Event) -> v1::Delivery {
-    v1::Delivery { event: Some(event) }
+fn is_gap(delivery: &v1::Delivery) -> bool {
+    matches!(delivery.event, Some(v1::delivery::Event::Gap(_)))
+}
+
+fn moved() -> Status {
+    let why = "this gateway stops: subscribe elsewhere with the newest cursor";
+    refusal(Reason::Draining, why).retry_after(Duration::from_millis(100)).into_status()
 }

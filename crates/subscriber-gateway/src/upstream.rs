@@ -2,19 +2,22 @@
 //! for the whole gateway (METHOD M14). When the push-node is lost it goes on at
 //! the next, from the shared position.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
+use interlock_core::clock::Moment;
 use interlock_core::delivery::OriginNews;
 use interlock_core::identity::{Incarnation, NodeNumber};
 use interlock_rpc::channel::Backoff;
 use interlock_rpc::{services, v1};
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
-use crate::delivered::{Opened, opened, run_of};
+use crate::delivered::{Opened, log_of_gap, opened, run_of, trace_delivery};
 use crate::fan_out::{FanOut, Item, Timer};
 use crate::metrics::GatewayMetrics;
-use crate::push_nodes::PushNodes;
+use crate::push_nodes::{PushNodes, is_final};
 
 /// What a namespace's upstream needs.
 #[derive(Clone)]
@@ -31,31 +34,29 @@ impl Upstream {
     pub(crate) async fn run(self, fan_out: Arc<FanOut>) {
         let mut backoff = Backoff::reconnect(self.seed);
         loop {
-            let Err(status) = self.follow(&fan_out, &mut backoff).await else {
-                // The push-node drains and said so: another one, or the same
-                // after its restart, goes on.
-                continue;
-            };
+            let status = self.follow(&fan_out, &mut backoff).await;
             if is_final(&status) {
                 info!(namespace = fan_out.namespace(), %status, "the namespace is not served here");
                 fan_out.close(status);
                 return;
             }
             debug!(namespace = fan_out.namespace(), %status, "following again");
+            fan_out.delayed(&status);
             self.metrics.upstream_failures.increment();
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
-    async fn follow(&self, fan_out: &FanOut, backoff: &mut Backoff) -> Result<(), Status> {
-        let node = self.push_nodes.current()?;
-        let outcome = self
-            .follow_at(fan_out, backoff, services::delivery::client(node.channel.clone()))
-            .await;
-        if let Err(status) = &outcome {
-            self.push_nodes.failed(&node, status);
-        }
-        outcome
+    /// Follows at one push-node: why that is over.
+    async fn follow(&self, fan_out: &FanOut, backoff: &mut Backoff) -> Status {
+        let node = match self.push_nodes.current() {
+            Ok(node) => node,
+            Err(status) => return status,
+        };
+        let client = services::delivery::client(node.calls.clone());
+        let Err(status) = self.follow_at(fan_out, backoff, client).await;
+        self.push_nodes.failed(&node, &status);
+        status
     }
 
     async fn follow_at(
@@ -63,7 +64,7 @@ impl Upstream {
         fan_out: &FanOut,
         backoff: &mut Backoff,
         mut client: services::delivery::Client<tonic::transport::Channel>,
-    ) -> Result<(), Status> {
+    ) -> Result<Infallible, Status> {
         let start = match fan_out.position() {
             Some(position) => v1::start_position::Position::Cursor(position.encoded),
             None => v1::start_position::Position::Now(true),
@@ -87,7 +88,7 @@ impl Upstream {
                     fan_out.publish(vec![Item::Event(event)]);
                 }
                 Some(v1::follow_response::Body::Gap(gap)) => {
-                    let log = crate::delivered::log_of_gap(&gap)?;
+                    let log = log_of_gap(&gap)?;
                     fan_out.publish(vec![Item::Gap(log, gap)]);
                 }
                 Some(v1::follow_response::Body::Heartbeat(heartbeat)) => {
@@ -112,9 +113,14 @@ impl Upstream {
             }
             messages += run.messages.len();
             for message in &run.messages {
-                crate::delivered::trace_delivery(fan_out.namespace(), message);
+                trace_delivery(fan_out.namespace(), message);
             }
-            items.push(Item::Run { log: run.log, through: run.through, messages: run.messages });
+            items.push(Item::Run {
+                log: run.log,
+                from: None,
+                through: run.through,
+                messages: run.messages,
+            });
         }
         self.metrics.upstream_messages.add(messages as u64);
         let slow = fan_out.publish(items);
@@ -135,22 +141,13 @@ impl Upstream {
             .iter()
             .filter_map(|origin| {
                 let incarnation = Incarnation::new(origin.incarnation)?;
-                let ago = std::time::Duration::from_millis(origin.introduced_milliseconds);
-                let heard_at =
-                    interlock_core::clock::Moment::new(now.since_start().saturating_sub(ago));
+                let ago = Duration::from_millis(origin.introduced_milliseconds);
+                let heard_at = Moment::new(now.since_start().saturating_sub(ago));
                 Some(OriginNews { origin: NodeNumber::new(origin.origin), incarnation, heard_at })
             })
             .collect();
         fan_out.hear(heartbeat.origins, news);
     }
-}
-
-/// Whether following again cannot help.
-fn is_final(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::NotFound | Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented
-    )
 }
 
 pub(crate) fn row_conflict(conflict: interlock_core::replication::rows::RowConflict) -> Status {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::cursor::Cursor;
 use crate::identity::{Incarnation, LogName, MessageName, MessageNumber, NodeNumber};
+use crate::names::ChannelName;
 use crate::replication::rows::Rows;
 
 /// What a reader does with a message that comes along.
@@ -68,14 +69,9 @@ impl ReaderPosition {
     /// At a cursor. Origins whose branches are not known here are held back for
     /// at most `patience`.
     pub fn at(cursor: Cursor, rows: &Rows, now: Moment, patience: Duration) -> Self {
-        let mut position = Self { own: None, held: BTreeMap::new(), told: Vec::new() };
-        for tip in cursor.tips() {
-            if !rows.ancestry_is_known(&tip) {
-                position.held.insert(tip.log.origin, now + patience);
-            }
-        }
-        position.own = Some(cursor);
-        position
+        let unknown = cursor.unknown_tips(rows);
+        let held = unknown.iter().map(|tip| (tip.log.origin, now + patience)).collect();
+        Self { own: Some(cursor), held, told: Vec::new() }
     }
 
     /// Whether this is the shared position.
@@ -94,44 +90,60 @@ impl ReaderPosition {
     }
 
     /// What to do with a message.
-    pub fn step(&self, name: &MessageName, rows: &Rows) -> Step {
-        let Some(own) = &self.own else { return Step::Deliver };
-        if self.held.contains_key(&name.log.origin) {
-            return Step::HeldBack;
+    pub fn step(&self, name: &MessageName, channel: &ChannelName, rows: &Rows) -> Step {
+        self.step_unless(name, rows, |own| own.channel_covers(channel, name, rows))
+    }
+
+    /// What to do with a gap that ends at `through`.
+    pub fn step_gap(&self, through: &MessageName, rows: &Rows) -> Step {
+        self.step_unless(through, rows, |own| own.covers(through, rows))
+    }
+
+    /// Whether a log's messages from this number on come right after what the
+    /// reader has. Where they do not, going over them would cover what it was
+    /// never shown: it has to read what lies between first. What is held back is
+    /// read again anyway.
+    pub fn follows_on(&self, log: &LogName, from: MessageNumber, rows: &Rows) -> bool {
+        let Some(own) = &self.own else { return true };
+        if self.held.contains_key(&log.origin) {
+            return true;
         }
-        let inside_gap = self.told.iter().any(|told| told.swallows(name, rows));
-        if inside_gap || own.covers(name, rows) { Step::Skip } else { Step::Deliver }
+        let has = |name: &MessageName| self.is_inside_gap(name, rows) || own.covers(name, rows);
+        match rows.get(log) {
+            Some(row) if from <= row.first_m_id() => row.parent_names().all(|parent| has(&parent)),
+            _ => {
+                let before = from.previous();
+                before == MessageNumber::ZERO || has(&MessageName { log: *log, m_id: before })
+            }
+        }
     }
 
     /// Moves over a log's messages up to `through`, whether they were delivered
-    /// or filtered out. A held origin's stay to be read again.
+    /// or filtered out. What is held back or inside a gap stays to be read again:
+    /// it may turn out to be neither.
     pub fn pass(&mut self, log: &LogName, through: MessageNumber, rows: &Rows) {
-        let Some(own) = &mut self.own else { return };
-        if through == MessageNumber::ZERO || self.held.contains_key(&log.origin) {
+        let name = MessageName { log: *log, m_id: through };
+        if self.held.contains_key(&log.origin) || self.is_inside_gap(&name, rows) {
             return;
         }
-        let name = MessageName { log: *log, m_id: through };
-        if !own.covers(&name, rows) {
-            own.advance(name, rows);
+        let Some(own) = &mut self.own else { return };
+        own.advance(name, rows);
+        let apart: Vec<ChannelName> = own.overridden_channels().cloned().collect();
+        for channel in &apart {
+            own.advance_channel(channel, name, rows);
         }
     }
 
     /// Looks again at what was unknown. True when an origin is no longer held
-    /// back, so that the reader has to read what it passed of it.
+    /// back or a gap is none any more, so that the reader has to read what it
+    /// left out.
     pub fn rows_changed(&mut self, rows: &Rows) -> bool {
         let Some(own) = &self.own else { return false };
-        self.told.retain(|told| !rows.ancestry_is_known(&told.tip));
-        if self.held.is_empty() {
-            return false;
-        }
-        let held_before = self.held.len();
-        let unknown: Vec<NodeNumber> = own
-            .tips()
-            .filter(|tip| !rows.ancestry_is_known(tip))
-            .map(|tip| tip.log.origin)
-            .collect();
-        self.held.retain(|origin, _| unknown.contains(origin));
-        self.held.len() < held_before
+        let (held, told) = (self.held.len(), self.told.len());
+        let unknown = own.unknown_tips(rows);
+        self.told.retain(|told| unknown.contains(&told.tip));
+        self.held.retain(|origin, _| unknown.iter().any(|tip| tip.log.origin == *origin));
+        self.held.len() < held || self.told.len() < told
     }
 
     /// Ends waiting that has lasted long enough: the gaps to tell. What the
@@ -145,8 +157,8 @@ impl ReaderPosition {
             .map(|(origin, _)| *origin)
             .collect();
         let mut gaps = Vec::new();
-        for tip in own.tips() {
-            if over.contains(&tip.log.origin) && !rows.ancestry_is_known(&tip) {
+        for tip in own.unknown_tips(rows) {
+            if over.contains(&tip.log.origin) {
                 self.told.push(ToldBranch { tip, told_at: now, present: None });
                 gaps.push(UnknownBranch { tip });
             }
@@ -192,6 +204,24 @@ impl ReaderPosition {
         if self.own.is_none() {
             self.own = Some(shared.clone());
         }
+    }
+
+    fn step_unless(
+        &self,
+        name: &MessageName,
+        rows: &Rows,
+        is_covered: impl FnOnce(&Cursor) -> bool,
+    ) -> Step {
+        match &self.own {
+            None => Step::Deliver,
+            Some(_) if self.held.contains_key(&name.log.origin) => Step::HeldBack,
+            Some(own) if self.is_inside_gap(name, rows) || is_covered(own) => Step::Skip,
+            Some(_) => Step::Deliver,
+        }
+    }
+
+    fn is_inside_gap(&self, name: &MessageName, rows: &Rows) -> bool {
+        self.told.iter().any(|told| told.swallows(name, rows))
     }
 }
 
@@ -262,6 +292,10 @@ mod tests {
         cursor
     }
 
+    fn step(reader: &ReaderPosition, log: LogName, m_id: u64, rows: &Rows) -> Step {
+        reader.step(&name(log, m_id), &ChannelName::parse("news").expect("a name"), rows)
+    }
+
     #[test]
     fn a_reader_ahead_skips_what_it_has_and_then_joins() {
         let rows = rows(vec![row(log(1, 11), None)]);
@@ -269,8 +303,8 @@ mod tests {
         let mut reader = ReaderPosition::at(ahead, &rows, Moment::START, PATIENCE);
         let mut shared = cursor(&[name(log(1, 11), 3)], &rows);
         assert!(!reader.meet(&shared, &rows));
-        assert_eq!(reader.step(&name(log(1, 11), 5), &rows), Step::Skip);
-        assert_eq!(reader.step(&name(log(1, 11), 6), &rows), Step::Deliver);
+        assert_eq!(step(&reader, log(1, 11), 5, &rows), Step::Skip);
+        assert_eq!(step(&reader, log(1, 11), 6, &rows), Step::Deliver);
         shared.advance(name(log(1, 11), 6), &rows);
         reader.pass(&log(1, 11), MessageNumber::new(6), &rows);
         assert!(reader.meet(&shared, &rows));
@@ -285,14 +319,14 @@ mod tests {
         let resumed = cursor(&[name(log(1, 12), 7)], &elsewhere);
         let mut reader = ReaderPosition::at(resumed, &known, Moment::START, PATIENCE);
         assert_eq!(reader.held_origins().collect::<Vec<_>>(), [NodeNumber::new(1)]);
-        assert_eq!(reader.step(&name(log(1, 11), 2), &known), Step::HeldBack);
-        assert_eq!(reader.step(&name(log(2, 21), 1), &known), Step::Deliver);
+        assert_eq!(step(&reader, log(1, 11), 2, &known), Step::HeldBack);
+        assert_eq!(step(&reader, log(2, 21), 1, &known), Step::Deliver);
 
         known.insert(row(log(1, 12), Some((11, 5)))).expect("a consistent row");
         assert!(reader.rows_changed(&known));
-        assert_eq!(reader.step(&name(log(1, 11), 2), &known), Step::Skip);
-        assert_eq!(reader.step(&name(log(1, 12), 7), &known), Step::Skip);
-        assert_eq!(reader.step(&name(log(1, 12), 8), &known), Step::Deliver);
+        assert_eq!(step(&reader, log(1, 11), 2, &known), Step::Skip);
+        assert_eq!(step(&reader, log(1, 12), 7, &known), Step::Skip);
+        assert_eq!(step(&reader, log(1, 12), 8, &known), Step::Deliver);
     }
 
     #[test]
@@ -307,9 +341,9 @@ mod tests {
         assert_eq!(gaps, [UnknownBranch { tip: name(log(1, 12), 7) }]);
 
         // Everything numbered up to the tip counts as inside the gap …
-        assert_eq!(reader.step(&name(log(1, 11), 7), &known), Step::Skip);
-        assert_eq!(reader.step(&name(log(1, 11), 8), &known), Step::Deliver);
-        assert_eq!(reader.step(&name(log(1, 13), 1), &known), Step::Skip);
+        assert_eq!(step(&reader, log(1, 11), 7, &known), Step::Skip);
+        assert_eq!(step(&reader, log(1, 11), 8, &known), Step::Deliver);
+        assert_eq!(step(&reader, log(1, 13), 1, &known), Step::Skip);
         // … except what the origin says of itself afterwards.
         let news = |heard_at| OriginNews {
             origin: NodeNumber::new(1),
@@ -318,7 +352,62 @@ mod tests {
         };
         assert!(!reader.heard(&news(Moment::START)), "heard before the gap was told");
         assert!(reader.heard(&news(late + Duration::from_secs(1))));
-        assert_eq!(reader.step(&name(log(1, 13), 1), &known), Step::Deliver);
-        assert_eq!(reader.step(&name(log(1, 11), 7), &known), Step::Skip);
+        assert_eq!(step(&reader, log(1, 13), 1, &known), Step::Deliver);
+        assert_eq!(step(&reader, log(1, 11), 7, &known), Step::Skip);
+    }
+
+    #[test]
+    fn what_is_not_shown_inside_a_gap_is_not_covered_either() {
+        let mut known = rows(vec![row(log(1, 11), None), row(log(1, 13), None)]);
+        let elsewhere = rows(vec![row(log(1, 12), None)]);
+        let resumed = cursor(&[name(log(1, 12), 7)], &elsewhere);
+        let mut reader = ReaderPosition::at(resumed, &known, Moment::START, Duration::ZERO);
+        assert_eq!(reader.handle_timeout(Moment::START, &known).len(), 1);
+        reader.pass(&log(1, 13), MessageNumber::new(5), &known);
+        let own = reader.own().expect("a position of its own");
+        assert!(!own.covers(&name(log(1, 13), 5), &known), "it was not shown");
+        // The wiped origin turns out to be speaking: what it said can be read.
+        let heard_at = Moment::START + Duration::from_secs(1);
+        let incarnation = incarnation(13);
+        assert!(reader.heard(&OriginNews { origin: NodeNumber::new(1), incarnation, heard_at }));
+        assert_eq!(step(&reader, log(1, 13), 1, &known), Step::Deliver);
+        // Behind the gap its other branch goes on, and the gap is passed with it.
+        assert!(reader.follows_on(&log(1, 11), MessageNumber::new(8), &known));
+        reader.pass(&log(1, 11), MessageNumber::new(8), &known);
+        assert_eq!(step(&reader, log(1, 11), 8, &known), Step::Skip);
+
+        // The row comes after all: what the gap had swallowed has to be read.
+        known.insert(row(log(1, 12), None)).expect("a consistent row");
+        assert!(reader.rows_changed(&known));
+    }
+
+    #[test]
+    fn nothing_is_passed_over_what_the_reader_does_not_have() {
+        let known = rows(vec![row(log(1, 11), None), row(log(1, 12), Some((11, 90)))]);
+        let at = cursor(&[name(log(1, 11), 50)], &known);
+        let mut reader = ReaderPosition::at(at, &known, Moment::START, PATIENCE);
+        let number = MessageNumber::new;
+        assert!(reader.follows_on(&log(1, 11), number(51), &known));
+        assert!(reader.follows_on(&log(1, 11), number(40), &known));
+        assert!(!reader.follows_on(&log(1, 11), number(61), &known));
+        assert!(!reader.follows_on(&log(1, 12), number(91), &known), "its parent is missing");
+        reader.pass(&log(1, 11), number(90), &known);
+        assert!(reader.follows_on(&log(1, 12), number(91), &known));
+        // What the parent said after the child began holds the child back in nothing.
+        assert!(!reader.follows_on(&log(1, 11), number(101), &known));
+    }
+
+    #[test]
+    fn a_channel_that_stands_apart_is_told_what_it_lacks_and_comes_along() {
+        let known = rows(vec![row(log(1, 11), None)]);
+        let mut at = cursor(&[name(log(1, 11), 10)], &known);
+        let news = ChannelName::parse("news").expect("a name");
+        at.start_channel(&news, &cursor(&[name(log(1, 11), 5)], &known), &known).expect("room");
+        let mut reader = ReaderPosition::at(at, &known, Moment::START, PATIENCE);
+        assert_eq!(step(&reader, log(1, 11), 6, &known), Step::Deliver);
+        let other = ChannelName::parse("other").expect("a name");
+        assert_eq!(reader.step(&name(log(1, 11), 6), &other, &known), Step::Skip);
+        reader.pass(&log(1, 11), MessageNumber::new(10), &known);
+        assert!(reader.meet(&cursor(&[name(log(1, 11), 10)], &known), &known));
     }
 }
