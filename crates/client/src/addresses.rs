@@ -8,6 +8,10 @@ use interlock_rpc::channel::{ChannelError, EndpointConfig};
 use interlock_rpc::tls::TlsClientConfig;
 use tonic::transport::Channel;
 
+/// The largest window there is: a subscription that its reader leaves alone must
+/// not use up what other calls over the same connection need.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
 /// Addresses with their connections, which are made when first used. Cloning
 /// shares them.
 #[derive(Clone, Debug)]
@@ -22,8 +26,10 @@ impl Addresses {
         let channels = addresses
             .iter()
             .map(|address| {
-                let endpoint =
-                    EndpointConfig::bulk(address.clone()).tls(tls.cloned()).user("client");
+                let endpoint = EndpointConfig {
+                    connection_window_bytes: CONNECTION_WINDOW_BYTES,
+                    ..EndpointConfig::bulk(address.clone()).tls(tls.cloned()).user("client")
+                };
                 Ok((address.clone(), endpoint.connect_lazy()?))
             })
             .collect::<Result<Vec<_>, ChannelError>>()?;

@@ -84,6 +84,7 @@ pub struct Subscriber {
     request: v1::SubscribeRequest,
     stream: Option<Streaming<v1::SubscribeResponse>>,
     give_up_after: Duration,
+    failing_since: Option<Instant>,
     backoff: Backoff,
     resumed: u64,
     finished: bool,
@@ -109,6 +110,7 @@ impl Subscriber {
             request,
             stream: None,
             give_up_after: options.give_up_after,
+            failing_since: None,
             backoff: Backoff::reconnect(rand::random()),
             resumed: 0,
             finished: options.limit == Some(0),
@@ -121,22 +123,24 @@ impl Subscriber {
     }
 
     /// What comes next; `None` once the limit is reached. Cancel safe: a dropped
-    /// call loses nothing.
+    /// call loses nothing, and looking for a gateway does not begin anew.
     pub async fn next(&mut self) -> Result<Option<Received>, ClientError> {
-        let mut failing_since: Option<Instant> = None;
         loop {
             if self.finished {
                 return Ok(None);
             }
             let status = match self.try_next().await {
-                Ok(received) => return Ok(Some(received)),
+                Ok(received) => {
+                    self.failing_since = None;
+                    return Ok(Some(received));
+                }
                 Err(status) => status,
             };
             self.stream = None;
             if !is_transient(&status) {
                 return Err(status.into());
             }
-            let since = *failing_since.get_or_insert_with(Instant::now);
+            let since = *self.failing_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.give_up_after {
                 let seconds = self.give_up_after.as_secs();
                 return Err(ClientError::GaveUp { seconds, last: Box::new(status) });

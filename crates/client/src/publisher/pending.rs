@@ -49,6 +49,15 @@ impl Pending {
     }
 }
 
+/// Publications to send together.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) first_sequence: u64,
+    pub(super) publications: Vec<v1::Publication>,
+    /// They may be stored already, under another session.
+    pub(super) possibly_repeated: bool,
+}
+
 /// All batches without an answer. Sequences run through them without gaps.
 #[derive(Debug)]
 pub(super) struct PendingQueue {
@@ -61,11 +70,24 @@ pub(super) struct PendingQueue {
     never_sent: u64,
     /// What the next batch begins with.
     next: u64,
+    /// Publications before this sequence may be stored already, under another
+    /// session.
+    repeated_before: u64,
+    /// How many publications were acknowledged or refused, over all sessions.
+    settled: u64,
 }
 
 impl PendingQueue {
     pub(super) fn new() -> Self {
-        Self { batches: VecDeque::new(), unacknowledged: 1, unsent: 1, never_sent: 1, next: 1 }
+        Self {
+            batches: VecDeque::new(),
+            unacknowledged: 1,
+            unsent: 1,
+            never_sent: 1,
+            next: 1,
+            repeated_before: 0,
+            settled: 0,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -75,6 +97,11 @@ impl PendingQueue {
     /// Publications without an acknowledgement, sent or not.
     pub(super) fn waiting(&self) -> u64 {
         self.next - self.unacknowledged
+    }
+
+    /// How many publications were acknowledged or refused so far.
+    pub(super) fn settled(&self) -> u64 {
+        self.settled
     }
 
     /// Publications sent on this stream and not acknowledged.
@@ -102,8 +129,11 @@ impl PendingQueue {
         self.unsent = self.unacknowledged;
     }
 
-    /// A new session, which counts from `first`.
+    /// A new session, which counts from `first`. What was sent in the old one and
+    /// not acknowledged may be stored.
     pub(super) fn renumber(&mut self, first: u64) {
+        let sent = self.never_sent.max(self.repeated_before).saturating_sub(self.unacknowledged);
+        self.repeated_before = first + sent;
         for batch in &mut self.batches {
             // What was acknowledged of a batch in the old session is over.
             let offset = usize::try_from(self.unacknowledged.saturating_sub(batch.first_sequence))
@@ -116,13 +146,14 @@ impl PendingQueue {
         self.never_sent = first;
     }
 
-    /// The next publications to send, with the first one's sequence.
-    pub(super) fn frame(
-        &self,
-        max_publications: usize,
-        max_bytes: usize,
-    ) -> (u64, Vec<v1::Publication>) {
-        let mut publications = Vec::new();
+    /// The next publications to send.
+    pub(super) fn frame(&self, max_publications: usize, max_bytes: usize) -> Frame {
+        let possibly_repeated = self.unsent < self.repeated_before;
+        let mut frame =
+            Frame { first_sequence: self.unsent, publications: Vec::new(), possibly_repeated };
+        // The mark is said of a whole frame.
+        let same = if possibly_repeated { self.repeated_before - self.unsent } else { u64::MAX };
+        let most = max_publications.min(usize::try_from(same).unwrap_or(usize::MAX));
         let mut bytes = 0;
         let at = self.batches.partition_point(|batch| batch.end_sequence() <= self.unsent);
         for batch in self.batches.range(at..) {
@@ -130,14 +161,14 @@ impl PendingQueue {
                 usize::try_from(self.unsent.saturating_sub(batch.first_sequence)).unwrap_or(0);
             for publication in batch.publications.iter().skip(offset) {
                 bytes += publication.payload.len();
-                let is_full = publications.len() >= max_publications || bytes > max_bytes;
-                if is_full && !publications.is_empty() {
-                    return (self.unsent, publications);
+                let is_full = frame.publications.len() >= most || bytes > max_bytes;
+                if is_full && !frame.publications.is_empty() {
+                    return frame;
                 }
-                publications.push(publication.clone());
+                frame.publications.push(publication.clone());
             }
         }
-        (self.unsent, publications)
+        frame
     }
 
     /// `count` publications from the first unsent on have been sent.
@@ -149,7 +180,7 @@ impl PendingQueue {
     /// Takes an acknowledgement, and answers batches that are complete.
     pub(super) fn acknowledge(&mut self, range: &v1::AcknowledgedRange, durable_at: &[String]) {
         let first = range.first_sequence.max(self.unacknowledged);
-        let end = (range.last_sequence + 1).min(self.unsent);
+        let end = range.last_sequence.saturating_add(1).min(self.unsent);
         if first != self.unacknowledged || first >= end {
             return;
         }
@@ -172,6 +203,7 @@ impl PendingQueue {
             published.repeated += if range.already_stored { to - from } else { 0 };
             published.durable_at = durable_at.to_vec();
         }
+        self.settled += end - self.unacknowledged;
         self.unacknowledged = end;
         while self.batches.front().is_some_and(|batch| batch.end_sequence() <= end) {
             if let Some(batch) = self.batches.pop_front() {
@@ -181,15 +213,29 @@ impl PendingQueue {
     }
 
     /// The publication of this sequence was refused: its batch fails, and what
-    /// follows moves up.
-    pub(super) fn refuse(&mut self, sequence: u64, error: &ClientError) {
-        let at = self.batches.partition_point(|batch| batch.end_sequence() <= sequence);
-        if let Some(batch) = self.batches.remove(at) {
-            batch.answer(Err(error.clone()));
+    /// follows moves up. False when none of that sequence is under way.
+    pub(super) fn refuse(&mut self, sequence: u64, error: &ClientError) -> bool {
+        if !(self.unacknowledged..self.never_sent).contains(&sequence) {
+            return false;
         }
+        let at = self.batches.partition_point(|batch| batch.end_sequence() <= sequence);
+        let Some(batch) = self.batches.remove(at) else { return false };
+        let end = batch.end_sequence();
+        // What lies before it in its batch is stored, and answered with it.
+        if batch.first_sequence <= self.unacknowledged {
+            self.unacknowledged = sequence;
+        }
+        batch.answer(Err(error.clone()));
         self.number_from(at, sequence);
         self.unsent = self.unsent.min(sequence);
-        self.never_sent = self.never_sent.min(sequence);
+        self.never_sent = sequence;
+        self.settled += 1;
+        self.repeated_before = if self.repeated_before > end {
+            self.repeated_before - (end - sequence)
+        } else {
+            self.repeated_before.min(sequence)
+        };
+        true
     }
 
     /// Fails what was sent and not acknowledged.
@@ -286,8 +332,8 @@ mod tests {
         queue.sent(4);
         queue.acknowledge(&range(1, 3, 1), &[]);
         queue.send_again();
-        let (sequence, publications) = queue.frame(10, 1000);
-        assert_eq!((sequence, payloads(&publications)), (4, vec!["d"]));
+        let frame = queue.frame(10, 1000);
+        assert_eq!((frame.first_sequence, payloads(&frame.publications)), (4, vec!["d"]));
     }
 
     #[test]
@@ -303,10 +349,10 @@ mod tests {
         queue.acknowledge(&range(1, 2, 1), &[]);
         assert!(first_answer.try_recv().expect("answered").is_ok());
         // "b" is stored, "c" is refused.
-        queue.refuse(3, &ClientError::Ended);
+        assert!(queue.refuse(3, &ClientError::Ended));
         assert!(second_answer.try_recv().expect("answered").is_err());
-        let (sequence, publications) = queue.frame(10, 1000);
-        assert_eq!((sequence, payloads(&publications)), (3, vec!["d"]));
+        let frame = queue.frame(10, 1000);
+        assert_eq!((frame.first_sequence, payloads(&frame.publications)), (3, vec!["d"]));
     }
 
     #[test]
@@ -319,8 +365,8 @@ mod tests {
         assert!(queue.has_unknown_outcomes());
         queue.renumber(1);
         assert!(!queue.has_unknown_outcomes());
-        let (sequence, publications) = queue.frame(10, 1000);
-        assert_eq!((sequence, payloads(&publications)), (1, vec!["b", "c"]));
+        let frame = queue.frame(10, 1000);
+        assert_eq!((frame.first_sequence, payloads(&frame.publications)), (1, vec!["b", "c"]));
     }
 
     #[test]
@@ -328,8 +374,59 @@ mod tests {
         let mut queue = PendingQueue::new();
         let (first, _answer) = batch(&["aaaa", "bbbb", "cccc"]);
         queue.push(first);
-        assert_eq!(payloads(&queue.frame(2, 1000).1), ["aaaa", "bbbb"]);
-        assert_eq!(payloads(&queue.frame(10, 8).1), ["aaaa", "bbbb"]);
-        assert_eq!(payloads(&queue.frame(10, 1).1), ["aaaa"]);
+        assert_eq!(payloads(&queue.frame(2, 1000).publications), ["aaaa", "bbbb"]);
+        assert_eq!(payloads(&queue.frame(10, 8).publications), ["aaaa", "bbbb"]);
+        assert_eq!(payloads(&queue.frame(10, 1).publications), ["aaaa"]);
+    }
+
+    #[test]
+    fn a_refusal_of_what_is_not_under_way_changes_nothing() {
+        let mut queue = PendingQueue::new();
+        let (first, mut answer) = batch(&["a", "b"]);
+        queue.push(first);
+        queue.sent(1);
+        assert!(!queue.refuse(0, &ClientError::Ended));
+        assert!(!queue.refuse(2, &ClientError::Ended), "it was never sent");
+        assert!(!queue.refuse(9, &ClientError::Ended));
+        assert!(answer.try_recv().is_err());
+        assert_eq!(payloads(&queue.frame(10, 1000).publications), ["b"]);
+    }
+
+    #[test]
+    fn only_what_was_in_flight_is_marked_as_possibly_repeated() {
+        let mut queue = PendingQueue::new();
+        let (first, _first_answer) = batch(&["a", "b", "c"]);
+        let (second, _second_answer) = batch(&["d", "e"]);
+        queue.push(first);
+        queue.push(second);
+        queue.sent(4);
+        queue.acknowledge(&range(1, 2, 1), &[]);
+        // "c" and "d" were sent in a session that is lost, "e" was not.
+        queue.renumber(1);
+        let frame = queue.frame(10, 1000);
+        assert_eq!(
+            (payloads(&frame.publications), frame.possibly_repeated),
+            (vec!["c", "d"], true)
+        );
+        queue.sent(2);
+        let frame = queue.frame(10, 1000);
+        assert_eq!((payloads(&frame.publications), frame.possibly_repeated), (vec!["e"], false));
+        // The next session is lost too, after "c" was acknowledged.
+        queue.acknowledge(&range(1, 1, 1), &[]);
+        queue.renumber(5);
+        let frame = queue.frame(10, 1000);
+        assert_eq!((frame.first_sequence, payloads(&frame.publications)), (5, vec!["d"]));
+    }
+
+    #[test]
+    fn progress_counts_whatever_comes_in_meanwhile() {
+        let mut queue = PendingQueue::new();
+        let (first, _first_answer) = batch(&["a", "b"]);
+        queue.push(first);
+        queue.sent(2);
+        queue.acknowledge(&range(1, 1, 1), &[]);
+        let (second, _second_answer) = batch(&["c", "d"]);
+        queue.push(second);
+        assert_eq!((queue.settled(), queue.waiting()), (1, 3));
     }
 }

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::PublisherOptions;
-use super::pending::{Pending, PendingQueue};
+use super::pending::{Frame, Pending, PendingQueue};
 use crate::addresses::Addresses;
 use crate::error::{ClientError, is_transient};
 
@@ -28,8 +28,6 @@ pub(super) struct Worker {
     waiting: mpsc::Receiver<Pending>,
     queue: PendingQueue,
     session: Option<Session>,
-    /// What is sent may be stored already, under another session.
-    possibly_repeated: bool,
     backoff: Backoff,
 }
 
@@ -61,7 +59,6 @@ impl Worker {
             waiting,
             queue: PendingQueue::new(),
             session: None,
-            possibly_repeated: false,
             backoff: Backoff::new(
                 Duration::from_millis(50),
                 Duration::from_secs(2),
@@ -78,12 +75,12 @@ impl Worker {
         }
         let mut failing_since: Option<Instant> = None;
         loop {
-            let acknowledged_before = self.queue.waiting();
+            let settled_before = self.queue.settled();
             let status = match self.stream().await {
                 Over::Finished => return,
                 Over::Status(status) => status,
             };
-            if self.queue.waiting() < acknowledged_before {
+            if self.queue.settled() > settled_before {
                 failing_since = None;
             }
             if let Err(error) = self.recover(status, &mut failing_since).await {
@@ -135,14 +132,13 @@ impl Worker {
             v1::OpenSessionRequest { namespace: self.namespace.clone(), ..Default::default() };
         // A session without an acknowledged message is not stored anywhere yet,
         // unless something of it was sent.
-        if let Some(session) = &self.session {
-            if session.last_acknowledged.is_some() || self.queue.has_unknown_outcomes() {
-                request.session = session.id.clone();
-                request.last_acknowledged_sequence =
-                    session.last_acknowledged.as_ref().map_or(0, |(sequence, _)| *sequence);
-                request.last_acknowledged =
-                    session.last_acknowledged.as_ref().map(|(_, name)| *name);
-            }
+        if let Some(session) = &self.session
+            && (session.last_acknowledged.is_some() || self.queue.has_unknown_outcomes())
+        {
+            request.session = session.id.clone();
+            request.last_acknowledged_sequence =
+                session.last_acknowledged.as_ref().map_or(0, |(sequence, _)| *sequence);
+            request.last_acknowledged = session.last_acknowledged.as_ref().map(|(_, name)| *name);
         }
         let is_new = request.session.is_empty();
         let opened = client.open_session(request).await?.into_inner();
@@ -209,12 +205,13 @@ impl Worker {
     fn next_request(&mut self, max_in_flight: u64) -> v1::PublishStreamRequest {
         let room = usize::try_from(max_in_flight - self.queue.in_flight()).unwrap_or(usize::MAX);
         let most = self.options.max_frame_publications.min(room);
-        let (first_sequence, publications) = self.queue.frame(most, self.options.max_frame_bytes);
+        let Frame { first_sequence, publications, possibly_repeated } =
+            self.queue.frame(most, self.options.max_frame_bytes);
         self.queue.sent(publications.len() as u64);
         v1::PublishStreamRequest {
             first_sequence,
             publications,
-            possibly_repeated: self.possibly_repeated,
+            possibly_repeated,
             ..Default::default()
         }
     }
@@ -223,7 +220,7 @@ impl Worker {
         for range in &response.acknowledged {
             self.queue.acknowledge(range, &response.durable_at);
             if let (Some(session), Some(first)) = (&mut self.session, range.first) {
-                let m_id = first.m_id + (range.last_sequence - range.first_sequence);
+                let m_id = first.m_id + range.last_sequence.saturating_sub(range.first_sequence);
                 let name = v1::MessageReference { m_id, ..first };
                 session.last_acknowledged = Some((range.last_sequence, name));
             }
@@ -266,12 +263,7 @@ impl Worker {
     /// The node does not know the session any more.
     fn lose_session(&mut self, status: Status) {
         self.session = None;
-        if !self.queue.has_unknown_outcomes() {
-            return;
-        }
-        if self.options.republish_unknown {
-            self.possibly_repeated = true;
-        } else {
+        if self.queue.has_unknown_outcomes() && !self.options.republish_unknown {
             self.queue.fail_unknown(&ClientError::OutcomeUnknown(Box::new(status)));
         }
     }
@@ -280,13 +272,8 @@ impl Worker {
     fn refuse(&mut self, status: Status) -> Result<(), ClientError> {
         let sequence = metadata_of(&status, "sequence").and_then(|text| text.parse::<u64>().ok());
         let error = ClientError::from(status);
-        match sequence {
-            Some(sequence) => {
-                self.queue.refuse(sequence, &error);
-                Ok(())
-            }
-            None => Err(error),
-        }
+        let is_one = sequence.is_some_and(|sequence| self.queue.refuse(sequence, &error));
+        if is_one { Ok(()) } else { Err(error) }
     }
 
     async fn end(&mut self, error: &ClientError) {
