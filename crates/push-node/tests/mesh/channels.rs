@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::{Mesh, TestNamespace, until};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -10,7 +11,6 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use interlock_rpc::status::{Reason, reason_of};
 use interlock_rpc::v1;
-use crate::support::{Mesh, TestNamespace, until};
 use tonic::{Code, Status};
 
 fn create(channel: &str, source: &str) -> v1::CreateChannelRequest {
@@ -32,10 +32,8 @@ fn describe(channel: &str, description: &str) -> v1::UpdateChannelRequest {
 }
 
 async fn read(mesh: &Mesh, at: usize, channel: &str) -> Result<v1::Channel, Status> {
-    let request = v1::GetChannelRequest {
-        namespace: "demo".to_owned(),
-        channel: channel.to_owned(),
-    };
+    let request =
+        v1::GetChannelRequest { namespace: "demo".to_owned(), channel: channel.to_owned() };
     let response = mesh.channels(at).get_channel(request).await?.into_inner();
     Ok(response.channel.expect("a channel is in the answer"))
 }
@@ -88,11 +86,9 @@ async fn a_name_begins_a_new_epoch() {
         ..Default::default()
     };
     mesh.channels(1).delete_channel(delete).await.expect("it is there");
-    until("the deletion is everywhere", async || {
-        match read(&mesh, 0, "news").await {
-            Ok(channel) if channel.deleted => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    until("the deletion is everywhere", async || match read(&mesh, 0, "news").await {
+        Ok(channel) if channel.deleted => Ok(()),
+        other => Err(format!("{other:?}")),
     })
     .await;
     let refused = mesh.publish(0, "news", "x").await.expect_err("it is deleted");
@@ -109,7 +105,8 @@ async fn watchers_are_told_of_changes() {
     mesh.create_channel(0, "b/one", &[0, 1]).await;
     let request =
         v1::WatchChannelsRequest { namespace: "demo".to_owned(), prefix: "a/".to_owned() };
-    let mut events = mesh.channels(1).watch_channels(request).await.expect("it serves").into_inner();
+    let mut events =
+        mesh.channels(1).watch_channels(request).await.expect("it serves").into_inner();
     let mut next = async || {
         let event = events.message().await.expect("it goes on").expect("it goes on");
         match event.event.expect("an event has a kind") {
@@ -191,10 +188,8 @@ async fn start_web() -> (Arc<Web>, String) {
 }
 
 async fn content(mesh: &Mesh, at: usize) -> Result<v1::GetChannelContentResponse, Status> {
-    let request = v1::GetChannelContentRequest {
-        namespace: "demo".to_owned(),
-        channel: "page".to_owned(),
-    };
+    let request =
+        v1::GetChannelContentRequest { namespace: "demo".to_owned(), channel: "page".to_owned() };
     Ok(mesh.channels(at).get_channel_content(request).await?.into_inner())
 }
 
@@ -255,12 +250,9 @@ async fn bad_sources_are_refused() {
         config.allow_private_sources = true;
     })
     .await;
-    for (source, words) in [
-        ("/big", "larger than"),
-        ("/away", "redirects"),
-        ("/broken", "500"),
-        ("/missing", "404"),
-    ] {
+    for (source, words) in
+        [("/big", "larger than"), ("/away", "redirects"), ("/broken", "500"), ("/missing", "404")]
+    {
         let refused = mesh.channels(0).create_channel(create("page", source)).await;
         let refused = refused.expect_err("the content is not to be had");
         assert_eq!(reason_of(&refused), Some(Reason::SourceFailed), "{refused}");

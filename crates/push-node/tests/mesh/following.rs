@@ -1,9 +1,9 @@
 //! Where followers start, what they are shown, and where they stop.
 
+use crate::support::{Mesh, follow, messages, oldest, start, until};
 use bytes::Bytes;
 use interlock_rpc::v1;
 use interlock_rpc::v1::start_position::Position;
-use crate::support::{Mesh, follow, messages, oldest, start, until};
 
 async fn publish_all(mesh: &Mesh, at: usize, channel: &str, texts: &[&str]) {
     for text in texts {

@@ -4,5 +4,7 @@ mod channels;
 mod following;
 mod membership;
 mod publishing;
+mod registered;
 mod replication;
 mod support;
+mod throughput;

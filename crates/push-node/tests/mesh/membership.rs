@@ -1,8 +1,8 @@
 //! Nodes that come with an empty disk, leave, and are looked after.
 
+use crate::support::{Mesh, until};
 use interlock_rpc::status::{Reason, reason_of};
 use interlock_rpc::v1;
-use crate::support::{Mesh, until};
 use tonic::Code;
 
 /// A wiped member takes the whole state of another before it accepts; until then

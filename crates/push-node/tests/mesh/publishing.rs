@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
+use crate::support::{Mesh, publication, until, within};
 use bytes::Bytes;
 use interlock_core::limits::MAX_PAYLOAD_BYTES;
 use interlock_rpc::status::{PublishOutcome, Reason, Stored, invalid_fields, reason_of};
 use interlock_rpc::v1;
-use crate::support::{Mesh, publication, until, within};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 async fn open_session(mesh: &Mesh, at: usize) -> Bytes {
-    let request =
-        v1::OpenSessionRequest { namespace: "demo".to_owned(), ..Default::default() };
+    let request = v1::OpenSessionRequest { namespace: "demo".to_owned(), ..Default::default() };
     let opened = mesh.publisher(at).open_session(request).await.expect("a session is free");
     opened.into_inner().session
 }

@@ -1,7 +1,7 @@
 //! Messages get from any node to every other, once and in order, over crashes.
 
-use interlock_rpc::v1;
 use crate::support::{Mesh, TestNamespace, follow, now, texts, until};
+use interlock_rpc::v1;
 
 fn numbered(prefix: &str, range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("{prefix}{number}")).collect()

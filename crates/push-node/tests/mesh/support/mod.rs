@@ -98,11 +98,7 @@ impl Mesh {
             config.client_listen = client;
             config.replication_listen = replication;
             let running = bound.start().await.expect("a fresh node starts");
-            nodes.push(TestNode {
-                config,
-                running: Some(running),
-                client,
-            });
+            nodes.push(TestNode { config, running: Some(running), client });
         }
         let mesh = Self { folder, nodes };
         for index in 0..count {
@@ -190,7 +186,10 @@ impl Mesh {
                     namespace: "demo".to_owned(),
                     channel: channel.to_owned(),
                 };
-                self.channels(*index).get_channel(request).await.map_err(|status| status.to_string())
+                self.channels(*index)
+                    .get_channel(request)
+                    .await
+                    .map_err(|status| status.to_string())
             })
             .await;
         }
@@ -265,15 +264,11 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn topology_text(
-    addresses: &[(SocketAddr, SocketAddr)],
-    namespaces: &[TestNamespace],
-) -> String {
+fn topology_text(addresses: &[(SocketAddr, SocketAddr)], namespaces: &[TestNamespace]) -> String {
     let regions = |nodes: &mut dyn Iterator<Item = usize>| {
         nodes.map(|index| format!("\"region-{index}\"")).collect::<Vec<_>>().join(", ")
     };
-    let mut text =
-        format!("version = 1\nregions = [{}]\n", regions(&mut (0..addresses.len())));
+    let mut text = format!("version = 1\nregions = [{}]\n", regions(&mut (0..addresses.len())));
     for (index, (client, replication)) in addresses.iter().enumerate() {
         text.push_str(&format!(
             "[[nodes]]\nnumber = {}\nname = \"node-{index}\"\nregion = \"region-{index}\"\n\
