@@ -173,6 +173,7 @@ impl ReplicationHub {
         let (facts, receiver) = mpsc::unbounded_channel();
         let stream = self.next_stream();
         let mut state = self.lock();
+        state.acknowledgements.handle_connecting(peer);
         for fact in state.acknowledgements.facts() {
             if fact.opening.node != peer {
                 // The receiver is in our hands.

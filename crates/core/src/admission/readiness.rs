@@ -84,16 +84,25 @@ fn may_begin(topology: &Topology, node: NodeNumber, namespace: NamespaceNumber) 
 }
 
 /// What a member has to hold before it is ready: all that one ready member
-/// offered at the first contact.
+/// offered at the first contact, whichever of them that is first true of.
+///
+/// Whoever is ready and connected says what it has at the beginning of its
+/// stream, once. So what each of them says is kept: should one be gone before it
+/// has said all, another need not say it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backfill {
-    source: Option<NodeNumber>,
+    offers: BTreeMap<NodeNumber, WholeState>,
+}
+
+/// The state of one ready member.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct WholeState {
     targets: BTreeMap<LogName, Mark>,
-    /// The source has offered all it has.
+    /// It has offered all it has.
     offered: bool,
-    /// The source has trimmed something, so its base is needed too.
+    /// It has trimmed something, so its base is needed too.
     trimmed: bool,
-    /// The source's base has been merged and stored.
+    /// Its base has been merged and stored.
     based: bool,
 }
 
@@ -116,71 +125,78 @@ impl Backfill {
         Self::default()
     }
 
-    /// The member whose state is taken.
-    pub const fn source(&self) -> Option<NodeNumber> {
-        self.source
+    /// The member whose state is nearest to being taken over: of those that have
+    /// said all they have, the first. None has if absent.
+    pub fn source(&self) -> Option<NodeNumber> {
+        self.offers.iter().find(|(_, state)| state.offered).map(|(member, _)| *member)
     }
 
-    /// A ready member offers logs of the namespace. The first one that does is
-    /// followed; what it offers after it has said that this is all comes to a
-    /// member that may be ready by then, and is no longer waited for.
+    /// A ready member offers logs of the namespace. What it offers after it has
+    /// said that this is all comes to a member that may be ready by then, and is
+    /// no longer waited for.
     pub fn handle_offer(&mut self, from: NodeNumber, offers: &[LogOffer]) {
-        if *self.source.get_or_insert(from) != from || self.offered {
+        let state = self.offers.entry(from).or_default();
+        if state.offered {
             return;
         }
         for offer in offers {
-            let target = self.targets.entry(offer.log).or_default();
+            let target = state.targets.entry(offer.log).or_default();
             *target = (*target).max(offer.tip);
             // A log that begins after its floor has lost nothing.
-            self.trimmed |= offer.floor >= first_m_id(offer);
+            state.trimmed |= offer.floor >= first_m_id(offer);
         }
     }
 
     /// A ready member has said all: what it has offered is all it has.
     pub fn handle_offered_all(&mut self, from: NodeNumber) {
-        if *self.source.get_or_insert(from) == from {
-            self.offered = true;
-        }
+        self.offers.entry(from).or_default().offered = true;
     }
 
     /// The base of what a member has trimmed has been merged and stored.
     pub fn handle_base(&mut self, from: NodeNumber) {
-        if self.source == Some(from) {
-            self.based = true;
+        if let Some(state) = self.offers.get_mut(&from) {
+            state.based = true;
         }
     }
 
-    /// A member is gone. If it had not yet said all it has, another one is
-    /// followed; else what it offered is still waited for, whoever serves it.
+    /// A member is gone. If it had not yet said all it has, nothing is known of
+    /// it; else what it offered still counts, whoever serves it.
     pub fn handle_lost(&mut self, member: NodeNumber) {
-        if self.source == Some(member) && !self.offered {
-            *self = Self::new();
+        if self.offers.get(&member).is_some_and(|state| !state.offered) {
+            self.offers.remove(&member);
         }
     }
 
-    /// Begins again with whichever ready member comes next: when the source is
-    /// gone for good, with messages that it alone had.
+    /// Forgets what all have said: they are to say it again.
     pub fn begin_again(&mut self) {
         *self = Self::new();
     }
 
-    /// Whether all that was offered is held durably.
+    /// Whether all that some ready member offered is held durably.
     pub fn is_complete(&self, logs: &LogTable) -> bool {
-        self.offered
-            && (self.based || !self.trimmed)
-            && self.targets.iter().all(|(log, target)| open(logs, log, *target) == 0)
+        self.offers.values().any(|state| state.is_taken_over(logs))
     }
 
     /// How far it is.
     pub fn progress(&self, logs: &LogTable) -> BackfillProgress {
-        let missing: Vec<u64> =
-            self.targets.iter().map(|(log, target)| open(logs, log, *target)).collect();
+        let source = self.source();
+        let state = source.and_then(|source| self.offers.get(&source));
+        let targets = state.into_iter().flat_map(|state| &state.targets);
+        let missing: Vec<u64> = targets.map(|(log, target)| open(logs, log, *target)).collect();
         BackfillProgress {
-            source: self.source,
+            source,
             logs: missing.len(),
             logs_open: missing.iter().filter(|messages| **messages != 0).count(),
             messages_open: missing.iter().sum(),
         }
+    }
+}
+
+impl WholeState {
+    fn is_taken_over(&self, logs: &LogTable) -> bool {
+        self.offered
+            && (self.based || !self.trimmed)
+            && self.targets.iter().all(|(log, target)| open(logs, log, *target) == 0)
     }
 }
 
@@ -328,5 +344,89 @@ mod tests {
         assert!(backfill.is_complete(&logs));
         backfill.begin_again();
         assert_eq!(backfill, Backfill::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::HybridTime;
+    use crate::identity::{ChainHash, Incarnation, PathName, ShardNumber};
+
+    const FIRST: NodeNumber = NodeNumber::new(2);
+    const SECOND: NodeNumber = NodeNumber::new(3);
+
+    fn log() -> LogName {
+        PathName { namespace: NamespaceNumber::new(1), shard: ShardNumber::new(0), origin: FIRST }
+            .log(Incarnation::new(7).expect("not zero"))
+    }
+
+    fn mark(m_id: u64) -> Mark {
+        Mark { m_id: MessageNumber::new(m_id), hash: ChainHash::EMPTY.then(&m_id.to_be_bytes()) }
+    }
+
+    fn offer(m_id: u64, floor: u64) -> Vec<LogOffer> {
+        let floor = MessageNumber::new(floor);
+        vec![LogOffer { log: log(), parents: Vec::new(), tip: mark(m_id), floor }]
+    }
+
+    fn holding(m_id: u64) -> LogTable {
+        let mut logs = LogTable::new();
+        let row = Row { log: log(), parents: Vec::new() };
+        logs.insert_recovered(row, mark(m_id), Mark::default(), HybridTime::ZERO)
+            .expect("the first row");
+        logs
+    }
+
+    #[test]
+    fn is_complete_with_all_that_one_member_said() {
+        let mut backfill = Backfill::new();
+        backfill.handle_offer(FIRST, &offer(5, 0));
+        assert!(!backfill.is_complete(&holding(5)), "there may be more");
+        backfill.handle_offered_all(FIRST);
+        assert!(!backfill.is_complete(&LogTable::new()));
+        assert!(!backfill.is_complete(&holding(4)));
+        assert!(backfill.is_complete(&holding(5)));
+        // What comes later is no longer waited for.
+        backfill.handle_offer(FIRST, &offer(9, 0));
+        assert!(backfill.is_complete(&holding(5)));
+        assert_eq!(backfill.progress(&holding(2)).messages_open, 3);
+    }
+
+    /// Found by the simulation: the member that was followed broke off before it
+    /// had said all, and the other one, whose offers had come meanwhile, said
+    /// that this was all. Nothing was waited for, and the member was ready with
+    /// nothing.
+    #[test]
+    fn what_a_second_member_offered_is_not_forgotten_with_the_first() {
+        let mut backfill = Backfill::new();
+        backfill.handle_offer(FIRST, &offer(5, 0));
+        backfill.handle_offer(SECOND, &offer(4, 0));
+        backfill.handle_lost(FIRST);
+        backfill.handle_offered_all(SECOND);
+        assert!(!backfill.is_complete(&LogTable::new()));
+        assert_eq!(backfill.source(), Some(SECOND));
+        assert!(backfill.is_complete(&holding(4)));
+    }
+
+    #[test]
+    fn a_member_that_has_said_all_may_go() {
+        let mut backfill = Backfill::new();
+        backfill.handle_offer(FIRST, &offer(5, 0));
+        backfill.handle_offered_all(FIRST);
+        backfill.handle_lost(FIRST);
+        assert!(!backfill.is_complete(&holding(4)));
+        assert!(backfill.is_complete(&holding(5)));
+    }
+
+    #[test]
+    fn what_is_trimmed_needs_its_base() {
+        let mut backfill = Backfill::new();
+        backfill.handle_offer(FIRST, &offer(5, 3));
+        backfill.handle_offered_all(FIRST);
+        backfill.handle_base(SECOND);
+        assert!(!backfill.is_complete(&holding(5)));
+        backfill.handle_base(FIRST);
+        assert!(backfill.is_complete(&holding(5)));
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! Facts belong to (member, incarnation). An opening stays counted until it is
 //! known to be over: a fact says which one it was opened from and retires that
-//! one, and a welcome, which is first-hand, retires all others of its sender.
+//! one, and a welcome, which is first-hand, retires all others of its sender that
+//! were known here before it was asked for. It does not say anything about those
+//! that were heard of since: it may have been under way for long.
 //! What is retired stays retired, so that a late acknowledgement from before a
 //! restore cannot let anyone trim what the member no longer has. Whoever counts,
 //! counts the lowest mark among the openings that are not retired.
@@ -73,6 +75,8 @@ struct MemberFacts {
     retired: BTreeSet<Incarnation>,
     /// In the order of retirement, so that the oldest is forgotten first.
     retirements: VecDeque<Incarnation>,
+    /// The openings known when the present stream began.
+    known_before: BTreeSet<Incarnation>,
     /// The opening that welcomed us on the stream that is there.
     connected: Option<Incarnation>,
     too_many_openings: bool,
@@ -122,9 +126,10 @@ impl Acknowledgements {
     }
 
     /// Takes a fact. `first_hand` only for what a `Welcome` states, on the stream
-    /// whose end is told with [`handle_disconnected`](Self::handle_disconnected):
-    /// an acknowledgement on an older stream may come after the welcome of a
-    /// newer one.
+    /// whose beginning and end are told with
+    /// [`handle_connecting`](Self::handle_connecting) and
+    /// [`handle_disconnected`](Self::handle_disconnected): an acknowledgement on
+    /// an older stream may come after the welcome of a newer one.
     pub fn record(&mut self, fact: &Fact, first_hand: bool) -> Recorded {
         let MemberOpening { node, incarnation, opened_from } = fact.opening;
         let member = self.members.entry(node).or_default();
@@ -133,8 +138,8 @@ impl Acknowledgements {
         }
         let mut is_news = false;
         if first_hand {
-            let others: Vec<Incarnation> =
-                member.openings.keys().filter(|other| **other != incarnation).copied().collect();
+            let mut others = std::mem::take(&mut member.known_before);
+            others.retain(|other| *other != incarnation && member.openings.contains_key(other));
             is_news |= !others.is_empty() || member.too_many_openings;
             others.into_iter().for_each(|other| member.retire(other));
             member.connected = Some(incarnation);
@@ -165,6 +170,14 @@ impl Acknowledgements {
             }
         }
         if is_news || !news.is_empty() { Recorded::News(news) } else { Recorded::Known }
+    }
+
+    /// A stream to a member begins. Told before its greeting is sent: what the
+    /// answer to that is from was alive after every opening that is known now.
+    pub fn handle_connecting(&mut self, node: NodeNumber) {
+        let member = self.members.entry(node).or_default();
+        member.connected = None;
+        member.known_before = member.openings.keys().copied().collect();
     }
 
     /// The stream is over on which a member welcomed us. From now on any other
@@ -303,6 +316,12 @@ mod tests {
         }
     }
 
+    /// A new stream to the member, and its answer to the greeting.
+    fn welcome(facts: &mut Acknowledgements, fact: &Fact) -> Recorded {
+        facts.handle_connecting(fact.opening.node);
+        facts.record(fact, true)
+    }
+
     fn held(facts: &Acknowledgements) -> Option<u64> {
         facts.mark_of(MEMBER, &log(1)).map(|mark| mark.m_id.get())
     }
@@ -325,7 +344,7 @@ mod tests {
         let mut facts = Acknowledgements::new();
         facts.record(&fact(10, 0, &[(log(1), 100)]), false);
         // The copy was of incarnation 9; its opening is welcomed first-hand.
-        facts.record(&fact(11, 9, &[(log(1), 40)]), true);
+        welcome(&mut facts, &fact(11, 9, &[(log(1), 40)]));
         assert_eq!(held(&facts), Some(40));
         assert_eq!(facts.record(&fact(10, 0, &[(log(1), 120)]), false), Recorded::Retired);
         assert_eq!(facts.record(&fact(9, 0, &[(log(1), 90)]), false), Recorded::Retired);
@@ -354,7 +373,7 @@ mod tests {
     #[test]
     fn an_opening_heard_of_after_the_welcome_does_not_hold_the_queue_up() {
         let mut facts = Acknowledgements::new();
-        facts.record(&fact(11, 0, &[(log(1), 40)]), true);
+        welcome(&mut facts, &fact(11, 0, &[(log(1), 40)]));
         facts.record(&fact(10, 0, &[(log(1), 7)]), false);
         assert_eq!(held(&facts), Some(40));
         facts.record(&fact(11, 0, &[(log(1), 41)]), false);
@@ -363,20 +382,35 @@ mod tests {
         // Without the stream it may be a later one, of a disk that was restored.
         facts.handle_disconnected(MEMBER);
         assert_eq!(held(&facts), Some(7));
-        facts.record(&fact(11, 0, &[(log(1), 41)]), true);
+        welcome(&mut facts, &fact(11, 0, &[(log(1), 41)]));
         assert_eq!(held(&facts), Some(41));
         assert_eq!(facts.record(&fact(10, 0, &[(log(1), 99)]), false), Recorded::Retired);
+    }
+
+    /// Found by the simulation: a welcome was held up in the network until the
+    /// member had lost its disk and come back, and others had told us of that.
+    #[test]
+    fn a_late_welcome_does_not_retire_what_was_heard_of_since() {
+        let mut facts = Acknowledgements::new();
+        facts.handle_connecting(MEMBER);
+        facts.record(&fact(11, 0, &[(log(1), 3)]), false);
+        facts.record(&fact(10, 9, &[(log(1), 100)]), true);
+        facts.handle_disconnected(MEMBER);
+        assert_eq!(held(&facts), Some(3));
+        welcome(&mut facts, &fact(11, 0, &[(log(1), 5)]));
+        assert_eq!(held(&facts), Some(5));
+        assert_eq!(facts.record(&fact(10, 9, &[(log(1), 120)]), false), Recorded::Retired);
     }
 
     /// The other order of events: what we were told of is the later opening.
     #[test]
     fn a_later_opening_is_counted_as_soon_as_the_stream_to_the_former_ends() {
         let mut facts = Acknowledgements::new();
-        facts.record(&fact(10, 0, &[(log(1), 100)]), true);
+        welcome(&mut facts, &fact(10, 0, &[(log(1), 100)]));
         facts.record(&fact(11, 9, &[(log(1), 40)]), false);
         facts.handle_disconnected(MEMBER);
         assert_eq!(held(&facts), Some(40));
-        facts.record(&fact(11, 9, &[(log(1), 40)]), true);
+        welcome(&mut facts, &fact(11, 9, &[(log(1), 40)]));
         assert_eq!(facts.record(&fact(10, 0, &[(log(1), 120)]), false), Recorded::Retired);
         assert_eq!(held(&facts), Some(40));
     }
@@ -404,7 +438,7 @@ mod tests {
     fn a_late_welcome_of_a_retired_opening_changes_nothing() {
         let mut facts = Acknowledgements::new();
         facts.record(&fact(11, 10, &[(log(1), 90)]), false);
-        assert_eq!(facts.record(&fact(10, 0, &[(log(1), 95)]), true), Recorded::Retired);
+        assert_eq!(welcome(&mut facts, &fact(10, 0, &[(log(1), 95)])), Recorded::Retired);
         assert_eq!(held(&facts), Some(90));
     }
 
@@ -428,7 +462,7 @@ mod tests {
         let recorded = facts.record(&fact(one_more, 0, &[(log(1), 9)]), false);
         assert_eq!(recorded, Recorded::TooManyOpenings);
         assert_eq!(held(&facts), None);
-        facts.record(&fact(one_more, 0, &[(log(1), 9)]), true);
+        welcome(&mut facts, &fact(one_more, 0, &[(log(1), 9)]));
         assert_eq!(held(&facts), Some(9));
     }
 
@@ -439,7 +473,7 @@ mod tests {
         let mut facts = Acknowledgements::new();
         facts.record(&fact(8, 7, &[(log(1), 10)]), false);
         facts.record(&fact(10, 0, &[(log(1), 100), (log(3), 4)]), false);
-        facts.record(&fact(12, 9, &[(log(1), 40)]), true);
+        welcome(&mut facts, &fact(12, 9, &[(log(1), 40)]));
         facts.record(&fact(13, 0, &[(log(1), 30)]), false);
         let mut restored = Acknowledgements::from_checkpoint(&facts.to_checkpoint());
         assert_eq!(restored.facts(), facts.facts());

@@ -135,6 +135,7 @@ impl Pair {
     pub(super) fn break_connection(&mut self) {
         if self.sender.take().is_some() {
             self.sources.peer_disconnected(self.now, SENDER);
+            self.facts.handle_disconnected(RECEIVER);
         }
         self.receiver = None;
         self.connection += 1;
@@ -276,6 +277,7 @@ impl Pair {
     }
 
     fn connect(&mut self) {
+        self.facts.handle_connecting(RECEIVER);
         let config = SenderConfig { peer: RECEIVER, jitter_seed: self.next_bits() };
         let opening =
             MemberOpening { node: SENDER, incarnation: incarnation(1), opened_from: None };
