@@ -54,18 +54,20 @@ fn recovered(recovery: &Recovery, log: &TestLog) -> Option<Mark> {
 
 /// Every key of a message belongs to a log that is held, within its mark.
 fn check_no_stray_keys(disk: &MemoryDisk, recovery: &Recovery) {
-    let state = disk.state();
-    let logs: BTreeMap<LogNumber, LogName> = (state.visible.table(Table::Meta).iter())
+    let tables = disk.state().visible.clone();
+    let logs: BTreeMap<LogNumber, LogName> = tables
+        .table(Table::Meta)
+        .iter()
         .filter_map(|(key, value)| Some((row::decode_key(key).ok()?, row::decode(value).ok()?.log)))
         .collect();
     assert_eq!(logs.len(), recovery.logs.len());
-    for key in state.visible.table(Table::Log).keys() {
+    for key in tables.table(Table::Log).keys() {
         let (_, number, first) = message_run::decode_key(key).expect("a key of the log table");
         let log = logs.get(&number).expect("a key without a row");
         let found = recovery.logs.iter().find(|found| found.row.log == *log);
         assert!(first <= found.expect("a row without a log").mark.m_id);
     }
-    for key in state.visible.table(Table::Sparse).keys() {
+    for key in tables.table(Table::Sparse).keys() {
         let number = sparse_log_number(key).expect("a key of the sparse table");
         assert!(logs.contains_key(&number), "a key without a row");
     }
@@ -75,7 +77,7 @@ fn check_no_stray_keys(disk: &MemoryDisk, recovery: &Recovery) {
 /// in the segment is kept.
 #[test]
 fn messages_that_no_start_leads_to_are_removed() {
-    for is_new_log in [false, true] {
+    for (is_new_log, filling) in [(false, 1_000), (true, 1_000), (true, 10)] {
         let disk = MemoryDisk::new();
         let (storage, _) = MemoryStorage::open(&disk).expect("empty");
         let mut filler = TestLog::new(log_name(1, 2, 9));
@@ -83,7 +85,9 @@ fn messages_that_no_start_leads_to_are_removed() {
         if !is_new_log {
             append(&storage, &mut log, 10);
         }
-        append(&storage, &mut filler, 1_000);
+        append(&storage, &mut filler, filling);
+        storage.sync().expect("synced");
+        storage.store_checkpoint(&[], &[]).expect("stored");
         let before = disk.unsynced_writes();
         for _ in 0..3 {
             append(&storage, &mut log, 300);
