@@ -293,6 +293,10 @@ impl LogPositions {
         }
     }
 
+    fn retain(&mut self, counts: impl Fn(&LogName) -> bool) {
+        self.positions.retain(|log, _| counts(log));
+    }
+
     fn stored(&self, layout: LayoutVersion) -> ProjectionPosition {
         let positions = self.positions.iter().map(|(log, position)| (*log, *position)).collect();
         ProjectionPosition { layout, positions }

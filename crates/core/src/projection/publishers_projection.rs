@@ -49,9 +49,11 @@ struct StoredSession {
 }
 
 impl PublishersProjection {
-    /// Names the node whose logs count, before anything is applied.
-    pub const fn set_origin(&mut self, origin: NodeNumber) {
+    /// Names the node whose logs count, before anything is applied. Of others no
+    /// position is kept, so that a log of theirs may go without a trace here.
+    pub fn set_origin(&mut self, origin: NodeNumber) {
         self.origin = Some(origin);
+        self.positions.retain(|log| log.origin == origin);
     }
 
     /// What the keys of a namespace's sessions begin with: what
@@ -101,16 +103,11 @@ impl PublishersProjection {
                 while let Some(last) = stored.firsts.pop_back_if(|first| *first >= sequence) {
                     self.changes.insert(key(last), None);
                 }
-                // What is before it stays in its chunk; the new one overrides from
-                // here on.
-                let before = stored.open.answers.len() - 1;
-                if before > 0 {
-                    let answers = stored.open.answers.range(..before);
-                    let value = SessionChunk::encode(stored.open.last_stamp(), answers);
-                    self.changes.insert(key(stored.open.first()), Some(value));
-                    stored.open.answers.drain(..before);
+                // What is before it in the last chunk stays there, and the chunk
+                // goes on; else a new one overrides what is in earlier ones.
+                if stored.open.first() == sequence {
+                    stored.firsts.push_back(sequence);
                 }
-                stored.firsts.push_back(sequence);
             }
         }
         self.dirty.insert(id);
@@ -214,7 +211,9 @@ impl Projection for PublishersProjection {
     }
 
     fn skip(&mut self, log: &LogName, through: MessageNumber) {
-        self.positions.skip(log, through);
+        if self.origin == Some(log.origin) {
+            self.positions.skip(log, through);
+        }
     }
 
     fn position_of(&self, log: &LogName) -> MessageNumber {
