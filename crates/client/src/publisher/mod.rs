@@ -15,6 +15,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use interlock_core::limits::MAX_PAYLOAD_BYTES;
+use interlock_core::names::ChannelName;
+use interlock_rpc::convert::InvalidField;
+use interlock_rpc::status::{Reason, refusal};
 use interlock_rpc::v1;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -95,6 +99,26 @@ pub struct Outgoing {
     pub traceparent: String,
 }
 
+impl Outgoing {
+    /// Refuses what every node would refuse as malformed, which ends a stream
+    /// without a word on which publication it was.
+    fn check(&self) -> Result<(), ClientError> {
+        let wrong = |field, reason: String| {
+            let text = format!("{field}: {reason}");
+            let refused =
+                refusal(Reason::InvalidField, text).field(InvalidField::new(field, reason));
+            ClientError::from(refused.into_status())
+        };
+        ChannelName::parse(&self.channel).map_err(|error| wrong("channel", error.to_string()))?;
+        let size = self.payload.len();
+        if size > MAX_PAYLOAD_BYTES {
+            let reason = format!("has {size} bytes, more than {MAX_PAYLOAD_BYTES}");
+            return Err(wrong("payload", reason));
+        }
+        Ok(())
+    }
+}
+
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
@@ -141,8 +165,9 @@ impl Publisher {
     /// Hands a batch over, in order behind those before it; waits while too much
     /// is under way. The receipt answers once all of it is durable. When one
     /// publication is refused, it and what follows it in the batch are not
-    /// stored.
+    /// stored. A batch that no node can take is refused here as a whole.
     pub async fn publish(&self, batch: Vec<Outgoing>) -> Result<Receipt, ClientError> {
+        batch.iter().try_for_each(Outgoing::check)?;
         let (reply, receipt) = oneshot::channel();
         self.batches.send(Pending::new(batch, reply)).await.map_err(|_| ClientError::Ended)?;
         Ok(Receipt(receipt))
@@ -153,5 +178,27 @@ impl Publisher {
         drop(self.batches);
         // A worker that panicked has answered nobody: their receipts say so.
         let _ = self.worker.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_no_node_takes_is_refused_before_it_ends_the_stream() {
+        let nodes = Addresses::new(&[], None).expect("no addresses");
+        let publisher = Publisher::new(nodes, "demo", PublisherOptions::default());
+        let outgoing = |channel: &str, payload: usize| Outgoing {
+            channel: channel.to_owned(),
+            payload: vec![0; payload].into(),
+            ..Default::default()
+        };
+        for (channel, payload) in [("not a name", 1), ("", 1), ("news", MAX_PAYLOAD_BYTES + 1)] {
+            let error = publisher.publish(vec![outgoing(channel, payload)]).await;
+            let error = error.expect_err("refused");
+            let code = error.status().map(tonic::Status::code);
+            assert_eq!(code, Some(tonic::Code::InvalidArgument), "{error}");
+        }
     }
 }
