@@ -110,6 +110,29 @@ impl DevMesh {
             .with_context(|| path.display().to_string())
     }
 
+    /// Where a region's push-node keeps its data.
+    pub fn node_folder(&self, region: &str) -> PathBuf {
+        self.options.folder.join(Self::node_name(region))
+    }
+
+    /// Where Prometheus reads each part that runs, by the part's name.
+    pub fn metrics_addresses(&self) -> BTreeMap<String, SocketAddr> {
+        let control_plane = self.control_plane.as_ref().and_then(|part| part.metrics_address());
+        let mut addresses: BTreeMap<String, SocketAddr> = control_plane
+            .map(|address| ("control-plane".to_owned(), address))
+            .into_iter()
+            .collect();
+        for (name, region) in &self.regions {
+            if let Some(address) = region.node.as_ref().and_then(|node| node.metrics_address()) {
+                addresses.insert(Self::node_name(name), address);
+            }
+            if let Some(gateway) = &region.gateway {
+                addresses.insert(format!("{name}-gateway"), gateway.metrics());
+            }
+        }
+        addresses
+    }
+
     /// Takes a region's push-node away as a crash does: nothing is flushed or
     /// told to anyone.
     pub async fn abort_node(&mut self, region: &str) -> Result<()> {
@@ -194,6 +217,7 @@ impl DevMesh {
             region: region.to_owned(),
             client_listen: client,
             replication_listen: replication,
+            metrics_listen: Some(any_port()),
             control_plane: Some(self.control_plane_url()),
             web_origin: self.options.web_origin.clone(),
             allow_private_sources: self.options.web_origin.is_some(),
@@ -223,6 +247,7 @@ async fn start_control_plane(
 ) -> Result<interlock_control_plane::Running> {
     let config = interlock_control_plane::Config {
         listen,
+        metrics_listen: Some(any_port()),
         data_dir: options.folder.join("control-plane"),
         ..Default::default()
     };

@@ -21,18 +21,14 @@ const UNAVAILABLE: u8 = 5;
 /// Says what went wrong, and what to do, on stderr.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     // A pipe that its reader closed is no failure worth words.
-    if let Some(io) = error.downcast_ref::<std::io::Error>() {
-        if io.kind() == std::io::ErrorKind::BrokenPipe {
-            return ExitCode::SUCCESS;
-        }
+    if let Some(io) = error.downcast_ref::<std::io::Error>()
+        && io.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::SUCCESS;
     }
     let status = status_of(error);
-    let mut text = error.chain().map(ToString::to_string).collect::<Vec<_>>();
+    let mut text: Vec<String> = error.chain().map(words).collect();
     if let Some(status) = status {
-        // tonic's own words repeat the metadata; ours say it once.
-        if let Some(last) = text.last_mut() {
-            *last = status.message().to_owned();
-        }
         text.extend(
             invalid_fields(status).iter().map(|field| format!("{}: {}", field.field, field.reason)),
         );
@@ -43,6 +39,14 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("  {hint}");
     }
     ExitCode::from(code(error, status))
+}
+
+/// tonic's own words repeat the metadata; ours say it once.
+fn words(cause: &(dyn std::error::Error + 'static)) -> String {
+    match cause.downcast_ref::<Status>() {
+        Some(status) => status.message().to_owned(),
+        None => cause.to_string(),
+    }
 }
 
 fn status_of(error: &anyhow::Error) -> Option<&Status> {
@@ -73,11 +77,19 @@ fn code(error: &anyhow::Error, status: Option<&Status>) -> u8 {
 
 /// What to do about it.
 fn hint(status: &Status) -> Option<&'static str> {
-    Some(match reason_of(status)? {
+    let Some(reason) = reason_of(status) else {
+        let unreachable = status.code() == Code::Unavailable;
+        return unreachable.then_some(
+            "nothing answers there: `interlock status` shows what runs, and the context file says where it is looked for",
+        );
+    };
+    Some(match reason {
         Reason::UnknownNamespace => {
             "`interlock namespace list` shows those there are; a region outside a namespace's groups does not have it"
         }
-        Reason::NotMember => "this region is in none of the namespace's groups: `--region` chooses another",
+        Reason::NotMember => {
+            "this region is in none of the namespace's groups: `--region` chooses another"
+        }
         Reason::UnknownChannel => {
             "`interlock channel list NAMESPACE` shows those there are; `interlock channel create` makes one"
         }
@@ -107,4 +119,23 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::CursorInvalid => "a cursor goes with the namespace that it was taken in",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_rpc::status::refusal;
+
+    use super::*;
+
+    #[test]
+    fn what_the_client_says_of_a_status_is_not_lost() {
+        let status = || Box::new(refusal(Reason::SessionForked, "another copy").into_status());
+        let error = ClientError::OutcomeUnknown(status());
+        let said = words(&error);
+        assert!(said.contains("outcome") && said.contains("another copy"), "{said}");
+        let error = ClientError::GaveUp { seconds: 60, last: status() };
+        assert!(words(&error).contains("60 s"));
+        // A bare status says its message, without tonic's words around it.
+        assert_eq!(words(&*status()), "another copy");
+    }
 }

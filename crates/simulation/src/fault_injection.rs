@@ -14,8 +14,7 @@ use crate::faults::FaultKind;
 use crate::history::{Record, Replacement};
 use crate::machine::SavedCopy;
 use crate::network::Cargo;
-use crate::node::Input;
-use crate::world::World;
+use crate::world::{Phase, World};
 
 const fn milliseconds(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -49,15 +48,18 @@ impl World {
             FaultKind::Flapping => self.flap(),
             FaultKind::Crash => {
                 let node = self.any_node();
-                self.crash_and_restart(node, None)
+                if self.random.chance(70) {
+                    self.lay_ambush(node)
+                } else {
+                    self.crash_and_restart(node, None)
+                }
             }
-            FaultKind::PowerCut => {
-                let nodes: Vec<NodeNumber> = self.machines.keys().copied().collect();
-                let all_at_once = self.random.chance(50).then_some(Loss::Unsynced);
-                nodes
-                    .into_iter()
-                    .fold(false, |any, node| self.crash_and_restart(node, all_at_once) || any)
+            FaultKind::PowerCut if self.random.chance(50) => {
+                let node = self.any_node();
+                self.machine(node).cuts_power = true;
+                self.lay_ambush(node)
             }
+            FaultKind::PowerCut => self.cut_power(),
             FaultKind::RestoredCopy => self.restore_copy(),
             FaultKind::WipedDisk => self.wipe_disk(),
             FaultKind::ClockJump => self.jump_clock(),
@@ -192,6 +194,41 @@ impl World {
         is_done
     }
 
+    fn cut_power(&mut self) -> bool {
+        let nodes: Vec<NodeNumber> = self.machines.keys().copied().collect();
+        let all_at_once = self.random.chance(50).then_some(Loss::Unsynced);
+        let mut is_done = false;
+        for node in nodes {
+            is_done |= self.crash_and_restart(node, all_at_once);
+        }
+        is_done
+    }
+
+    /// The process dies in the middle of something: as soon as some writes are
+    /// not synced.
+    fn lay_ambush(&mut self, node: NodeNumber) -> bool {
+        let writes = self.random.between(1, 8) as usize;
+        let machine = self.machine(node);
+        machine.ambush = Some(writes);
+        // Until then there is time for more than one.
+        machine.sync_factor = machine.sync_factor.max(20);
+        machine.process.is_some()
+    }
+
+    pub(crate) fn spring_ambush(&mut self, node: NodeNumber) {
+        let is_fault_time = self.phase == Phase::Faults;
+        let machine = self.machine(node);
+        let is_due = machine.ambush.is_some_and(|writes| machine.disk.unsynced_writes() >= writes);
+        if !is_due || !is_fault_time {
+            return;
+        }
+        if std::mem::take(&mut machine.cuts_power) {
+            self.cut_power();
+        } else {
+            self.crash_and_restart(node, None);
+        }
+    }
+
     /// Whether each namespace of a node has another member that is ready, if its
     /// disk says no more than this.
     fn can_be_without(
@@ -258,18 +295,13 @@ impl World {
         let peers: Vec<NodeNumber> =
             self.machines.keys().copied().filter(|peer| *peer != node).collect();
         let mut directions = Vec::new();
-        for peer in &peers {
+        for peer in peers {
             if self.random.chance(unreachable) {
-                directions.extend([(node, *peer), (*peer, node)]);
+                directions.extend([(node, peer), (peer, node)]);
             }
         }
         let time = self.random.duration(milliseconds(500), milliseconds(8_000));
         self.block(directions, time);
-        // An operator sees that what others were taking over from it is gone.
-        for peer in peers {
-            let endpoint = self.machine(peer).endpoint();
-            self.dispatch(endpoint, Input::BackfillAgain(node));
-        }
         let down = self.random.duration(milliseconds(20), milliseconds(2_000));
         self.after(down, Event::Start(node));
     }

@@ -51,6 +51,10 @@ pub struct Machine {
     pub hears_control_plane: bool,
     /// Whether a write or a sync was made to fail.
     pub disk_may_fail: bool,
+    /// The process is to die as soon as so many writes are not synced.
+    pub ambush: Option<usize>,
+    /// And all others with it.
+    pub cuts_power: bool,
     /// When the process wants to be called, as scheduled.
     pub timer_at: Option<Moment>,
     /// The namespaces that its disk says to have been ready in.
@@ -102,6 +106,8 @@ impl Machine {
             sync_factor: 1,
             hears_control_plane: true,
             disk_may_fail: false,
+            ambush: None,
+            cuts_power: false,
             timer_at: None,
             recorded: BTreeSet::new(),
             remembered: Vec::new(),
@@ -190,9 +196,9 @@ impl Machine {
     pub fn crash(&mut self, random: &mut Random) -> bool {
         let loss = match random.below(8) {
             0..2 => Loss::Nothing,
-            2..4 => Loss::Unsynced,
-            4..6 => Loss::Suffix,
-            6 => Loss::SuffixPerLog,
+            2 => Loss::Unsynced,
+            3 => Loss::Suffix,
+            4 => Loss::SuffixPerLog,
             _ => Loss::MiddleRun,
         };
         self.crash_losing(loss, random);
@@ -202,6 +208,8 @@ impl Machine {
     /// The same with a certain loss.
     pub fn crash_losing(&mut self, loss: Loss, random: &mut Random) {
         self.note_readiness();
+        self.ambush = None;
+        self.sync_factor = 1;
         if let Some(process) = self.process.take() {
             self.remembered = process.appended_marks();
         }

@@ -94,6 +94,7 @@ fn print_summary(all: &Statistics, seeds: u64, elapsed: Duration, json: bool) {
         ("logs", all.logs),
         ("branches", all.branches),
         ("openings", all.openings),
+        ("logs cut", all.cut_logs),
         ("deaths while opening", all.deaths_while_opening),
         ("backfills", all.backfills),
         ("lost with disks", all.lost_with_disks),

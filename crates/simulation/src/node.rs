@@ -89,9 +89,6 @@ pub enum Input {
     SyncEnds,
     /// The control-plane tells the newest topology.
     Topology(Arc<Topology>),
-    /// An operator begins the backfills that follow a member again: that one has
-    /// lost what it offered.
-    BackfillAgain(NodeNumber),
     /// The moment of [`Process::timer`] has come.
     Timer,
 }
@@ -362,7 +359,6 @@ impl Process {
             Input::WriterRuns => self.run_writer(random)?,
             Input::SyncEnds => self.end_sync()?,
             Input::Topology(topology) => self.adopt(topology)?,
-            Input::BackfillAgain(source) => self.backfill_again(source, random),
             Input::Timer => self.handle_timers()?,
         }
         self.begin_sync(random)?;
@@ -924,23 +920,6 @@ impl Process {
         Ok(())
     }
 
-    fn backfill_again(&mut self, source: NodeNumber, random: &mut Random) {
-        let mut is_any = false;
-        for readiness in self.readiness.values_mut() {
-            if let Readiness::Backfilling(backfill) = readiness
-                && backfill.source() == Some(source)
-            {
-                backfill.begin_again();
-                is_any = true;
-            }
-        }
-        if is_any {
-            // Members offer all they have at the beginning of a stream.
-            let streams: Vec<StreamNumber> = self.inbound.keys().copied().collect();
-            streams.into_iter().for_each(|stream| self.end_stream(stream, true, random));
-        }
-    }
-
     // Topology.
 
     fn adopt(&mut self, topology: Arc<Topology>) -> Result<(), StorageError> {
@@ -1032,6 +1011,7 @@ impl Process {
         let mut sender = PeerSender::new(self.now, config, self.greeting(peer));
         let greeted = self.shared_and_ready(peer);
         sender.handle_topology(self.now, Arc::clone(&self.topology));
+        self.facts.handle_connecting(peer);
         for fact in self.facts.facts() {
             if let Some(fact) = self.fact_for(peer, fact) {
                 sender.handle_fact(self.now, fact, false);
@@ -1066,7 +1046,8 @@ impl Process {
 
     fn shared_and_ready(&self, peer: NodeNumber) -> Vec<NamespaceNumber> {
         let mut namespaces = self.topology.namespaces_of(self.me.opening.node);
-        namespaces.retain(|namespace| self.is_member(peer, *namespace) && self.is_ready(*namespace));
+        namespaces
+            .retain(|namespace| self.is_member(peer, *namespace) && self.is_ready(*namespace));
         namespaces
     }
 

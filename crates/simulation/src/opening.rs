@@ -75,9 +75,7 @@ pub fn take_up(
         let sessions_from = publishers.position_of(&name).max(start);
         let from = if own { directory_from.min(sessions_from) } else { directory_from };
         for_each_message(storage, name, from.next(), log.mark.m_id, |name, head| {
-            if !is_forgotten(planted, head) {
-                directories.apply(name, head);
-            }
+            directories.apply(name, &as_replayed(planted, head));
             if planted != Some(PlantedBug::SessionsNotReplayed) {
                 publishers.apply(name, head);
                 if own && name.m_id > sessions_from {
@@ -94,9 +92,9 @@ pub fn take_up(
     Ok(Opened { recovered, directories, publishers })
 }
 
-/// Whether a planted bug leaves a message out of the replay.
-fn is_forgotten(planted: Option<PlantedBug>, head: &MessageHead<'_>) -> bool {
-    match planted {
+/// A message as it is replayed; a planted bug makes nothing of it.
+fn as_replayed<'a>(planted: Option<PlantedBug>, head: &MessageHead<'a>) -> MessageHead<'a> {
+    let is_forgotten = match planted {
         Some(PlantedBug::DirectoryNotReplayed) => true,
         Some(PlantedBug::TombstonesForgotten) if head.kind == MessageKind::ChannelOperation => {
             let payload = Bytes::copy_from_slice(head.payload);
@@ -104,7 +102,12 @@ fn is_forgotten(planted: Option<PlantedBug>, head: &MessageHead<'_>) -> bool {
                 .is_ok_and(|operation| operation.action == ChannelAction::Delete)
         }
         _ => false,
+    };
+    let mut replayed = *head;
+    if is_forgotten {
+        replayed.kind = MessageKind::Unknown(u32::MAX);
     }
+    replayed
 }
 
 fn projected_log(log: &RecoveredLog) -> ProjectedLog {

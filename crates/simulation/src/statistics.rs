@@ -14,6 +14,8 @@ pub struct Statistics {
     pub events: u64,
     /// Openings of disks.
     pub openings: u64,
+    /// Logs that an opening shortened or removed.
+    pub cut_logs: u64,
     /// Processes that died while they opened their disk.
     pub deaths_while_opening: u64,
     /// Operations that clients began.
@@ -65,6 +67,7 @@ impl Statistics {
         }
         self.events += other.events;
         self.openings += other.openings;
+        self.cut_logs += other.cut_logs;
         self.deaths_while_opening += other.deaths_while_opening;
         self.operations += other.operations;
         self.acknowledged += other.acknowledged;

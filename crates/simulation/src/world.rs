@@ -306,6 +306,7 @@ impl World {
                 self.history.records.push(Record::Opened { node, process, incarnation, logs });
                 self.note(format_args!("n{node} is {process} @{incarnation}"));
                 self.statistics.openings += 1;
+                self.statistics.cut_logs += recovery.cut.len() as u64;
                 self.carry_out(node, outputs);
                 self.schedule_timer(node);
             }
@@ -342,6 +343,7 @@ impl World {
             Ok(outputs) => {
                 self.carry_out(to.node, outputs);
                 self.schedule_timer(to.node);
+                self.spring_ambush(to.node);
             }
             Err(error) => {
                 if !std::mem::take(&mut machine.disk_may_fail) {

@@ -325,47 +325,18 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
-    use interlock_core::identity::{Incarnation, NodeNumber, PathName, ShardNumber};
-
     use super::*;
-
-    fn log() -> LogName {
-        PathName {
-            namespace: NamespaceNumber::new(1),
-            shard: ShardNumber::new(0),
-            origin: NodeNumber::new(1),
-        }
-        .log(Incarnation::new(11).expect("not zero"))
-    }
+    use crate::samples::{NAMESPACE, log, run};
 
     fn open() -> FanOut {
         let fan_out = FanOut::new("demo");
-        let rows = vec![Row { log: log(), parents: Vec::new() }];
-        let namespace = NamespaceNumber::new(1);
-        fan_out.open(namespace, Cursor::new(namespace), rows).expect("a consistent row");
+        let rows = vec![Row { log: log(1, 11), parents: Vec::new() }];
+        fan_out.open(NAMESPACE, Cursor::new(NAMESPACE), rows).expect("a consistent row");
         fan_out
     }
 
-    fn run(through: u64) -> Vec<Item> {
-        run_of(&[], through)
-    }
-
-    fn run_of(m_ids: &[u64], through: u64) -> Vec<Item> {
-        let messages = m_ids.iter().map(|m_id| message(*m_id)).collect();
-        vec![Item::Run { log: log(), from: None, through: MessageNumber::new(through), messages }]
-    }
-
-    fn message(m_id: u64) -> LiveMessage {
-        LiveMessage {
-            name: MessageName { log: log(), m_id: MessageNumber::new(m_id) },
-            channel: ChannelName::parse("news").expect("a name"),
-            trace: None,
-            delivered: v1::DeliveredMessage::default(),
-        }
-    }
-
     fn covered(position: &Position) -> u64 {
-        position.cursor.position_of(&log(), &position.rows).get()
+        position.cursor.position_of(&log(1, 11), &position.rows).get()
     }
 
     #[tokio::test]
@@ -373,7 +344,7 @@ mod tests {
         let fan_out = open();
         let mut first = fan_out.attach().await.expect("open");
         let mut second = fan_out.attach().await.expect("open");
-        assert_eq!(fan_out.publish(run(3)), 0);
+        assert_eq!(fan_out.publish(vec![run(log(1, 11), 1..=3)]), 0);
         let at_first = first.batches.recv().await.expect("a batch");
         let at_second = second.batches.recv().await.expect("a batch");
         assert!(Arc::ptr_eq(&at_first, &at_second), "the batch is made once");
@@ -389,7 +360,7 @@ mod tests {
         let batches = LIVE_QUEUE_BATCHES as u64 + 1;
         let mut let_go = 0;
         for through in 1..=batches {
-            let_go += fan_out.publish(run(through));
+            let_go += fan_out.publish(vec![run(log(1, 11), through..=through)]);
             let batch = quick.batches.recv().await.expect("the quick reader gets all");
             assert_eq!(covered(&batch.position), through);
         }
@@ -406,10 +377,9 @@ mod tests {
     #[tokio::test]
     async fn opening_again_keeps_the_position() {
         let fan_out = open();
-        fan_out.publish(run(5));
-        let namespace = NamespaceNumber::new(1);
-        let behind = Cursor::new(namespace);
-        fan_out.open(namespace, behind, Vec::new()).expect("no rows");
+        fan_out.publish(vec![run(log(1, 11), 1..=5)]);
+        let behind = Cursor::new(NAMESPACE);
+        fan_out.open(NAMESPACE, behind, Vec::new()).expect("no rows");
         assert_eq!(covered(&fan_out.position().expect("open")), 5);
     }
 
@@ -424,10 +394,10 @@ mod tests {
     #[tokio::test]
     async fn what_a_push_node_says_again_reaches_nobody_twice() {
         let fan_out = open();
-        fan_out.publish(run(5));
+        fan_out.publish(vec![run(log(1, 11), 1..=5)]);
         let mut reader = fan_out.attach().await.expect("open");
-        fan_out.publish(run_of(&[1, 2], 3));
-        fan_out.publish(run_of(&[4, 5, 6, 7], 7));
+        fan_out.publish(vec![run(log(1, 11), 1..=3)]);
+        fan_out.publish(vec![run(log(1, 11), 4..=7)]);
         let batch = reader.batches.recv().await.expect("a batch");
         let [Item::Run { from, through, messages, .. }] = batch.items.as_slice() else {
             panic!("one run, not {:?}", batch.items)

@@ -165,38 +165,14 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use interlock_core::identity::{
-        Incarnation, MessageName, NamespaceNumber, NodeNumber, PathName, ShardNumber,
-    };
-    use interlock_core::names::ChannelName;
+    use interlock_core::identity::MessageName;
 
     use super::*;
-
-    fn log(incarnation: u64) -> LogName {
-        PathName {
-            namespace: NamespaceNumber::new(1),
-            shard: ShardNumber::new(0),
-            origin: NodeNumber::new(1),
-        }
-        .log(Incarnation::new(incarnation).expect("not zero"))
-    }
-
-    fn run(log: LogName, m_ids: std::ops::RangeInclusive<u64>) -> Item {
-        let through = MessageNumber::new(*m_ids.end());
-        let messages = m_ids
-            .map(|m_id| LiveMessage {
-                name: MessageName { log, m_id: MessageNumber::new(m_id) },
-                channel: ChannelName::parse("news").expect("a name"),
-                trace: None,
-                delivered: v1::DeliveredMessage { epoch: m_id, ..Default::default() },
-            })
-            .collect();
-        Item::Run { log, from: None, through, messages }
-    }
+    use crate::samples::{NAMESPACE, log, run};
 
     fn history(cursor: Cursor, left: u32) -> History {
         let mut rows = Rows::new();
-        rows.insert(Row { log: log(11), parents: Vec::new() }).expect("a consistent row");
+        rows.insert(Row { log: log(1, 11), parents: Vec::new() }).expect("a consistent row");
         let position = ReaderPosition::at(cursor, &rows, Moment::START, Duration::ZERO);
         History { position, rows, left }
     }
@@ -207,24 +183,24 @@ mod tests {
 
     #[test]
     fn a_limit_in_the_middle_of_a_run_leaves_the_cursor_there() {
-        let mut first = history(Cursor::new(NamespaceNumber::new(1)), 2);
-        let response = first.take(Vec::new(), vec![run(log(11), 1..=4)]).expect("taken");
+        let mut first = history(Cursor::new(NAMESPACE), 2);
+        let response = first.take(Vec::new(), vec![run(log(1, 11), 1..=4)]).expect("taken");
         assert_eq!((numbers(&response), response.more), (vec![1, 2], true));
         let cursor = Cursor::decode(&response.cursor).expect("a cursor");
         let mut second = history(cursor, 2);
-        let response = second.take(Vec::new(), vec![run(log(11), 1..=4)]).expect("taken");
+        let response = second.take(Vec::new(), vec![run(log(1, 11), 1..=4)]).expect("taken");
         assert_eq!((numbers(&response), response.more), (vec![3, 4], false));
     }
 
     #[test]
     fn a_branch_that_is_not_known_repeats_nothing() {
         let mut elsewhere = Rows::new();
-        elsewhere.insert(Row { log: log(12), parents: Vec::new() }).expect("a consistent row");
-        let mut cursor = Cursor::new(NamespaceNumber::new(1));
-        cursor.advance(MessageName { log: log(12), m_id: MessageNumber::new(3) }, &elsewhere);
+        elsewhere.insert(Row { log: log(1, 12), parents: Vec::new() }).expect("a consistent row");
+        let mut cursor = Cursor::new(NAMESPACE);
+        cursor.advance(MessageName { log: log(1, 12), m_id: MessageNumber::new(3) }, &elsewhere);
         let mut history = history(cursor, 10);
         assert_eq!(history.position.handle_timeout(Moment::START, &history.rows).len(), 1);
-        let response = history.take(Vec::new(), vec![run(log(11), 1..=5)]).expect("taken");
+        let response = history.take(Vec::new(), vec![run(log(1, 11), 1..=5)]).expect("taken");
         assert_eq!(numbers(&response), [4, 5]);
     }
 }

@@ -18,6 +18,8 @@ mod namespaces;
 mod push_nodes;
 mod reader;
 mod region_watch;
+#[cfg(test)]
+mod samples;
 mod service;
 mod subscribe_service;
 mod subscriber_session;

@@ -277,24 +277,11 @@ pub(crate) fn delivery(event: v1::delivery::Event) -> v1::Delivery {
 
 #[cfg(test)]
 mod tests {
-    use interlock_core::identity::{
-        ChainHash, Incarnation, NamespaceNumber, ParentPoint, PathName, ShardNumber,
-    };
-    use interlock_core::names::ChannelName;
+    use interlock_core::identity::{ChainHash, Incarnation, ParentPoint};
 
     use super::*;
     use crate::fan_out::{Attachment, FanOut};
-
-    const NAMESPACE: NamespaceNumber = NamespaceNumber::new(1);
-
-    fn log(origin: u32, incarnation: u64) -> LogName {
-        PathName {
-            namespace: NAMESPACE,
-            shard: ShardNumber::new(0),
-            origin: NodeNumber::new(origin),
-        }
-        .log(Incarnation::new(incarnation).expect("not zero"))
-    }
+    use crate::samples::{NAMESPACE, log, run};
 
     fn row(log: LogName, parent: Option<(u64, u64)>) -> Row {
         let parents = parent
@@ -327,20 +314,6 @@ mod tests {
             cursor.advance(name, &known(rows()));
         }
         cursor
-    }
-
-    /// A run of messages, whose epochs say their numbers.
-    fn run(log: LogName, m_ids: std::ops::RangeInclusive<u64>) -> Item {
-        let through = MessageNumber::new(*m_ids.end());
-        let messages = m_ids
-            .map(|m_id| LiveMessage {
-                name: MessageName { log, m_id: MessageNumber::new(m_id) },
-                channel: ChannelName::parse("news").expect("a name"),
-                trace: None,
-                delivered: v1::DeliveredMessage { epoch: m_id, ..Default::default() },
-            })
-            .collect();
-        Item::Run { log, from: None, through, messages }
     }
 
     fn numbers(deliveries: &[v1::Delivery]) -> Vec<u64> {

@@ -1,6 +1,6 @@
 //! `interlock publish`
 
-use std::io::{BufRead, BufReader, IsTerminal as _};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,9 @@ use interlock_cli::usage::usage;
 
 /// Publications handed over at a time.
 const BATCH: usize = 256;
+/// What is read at a time. Lines go out when what was read is used up: a pipe
+/// that says little is not kept waiting.
+const READ_BYTES: usize = 256 << 10;
 /// Batches whose receipts are waited for at a time.
 const OPEN_RECEIPTS: usize = 64;
 
@@ -134,13 +137,14 @@ async fn publish_lines(
     path: &Path,
     sum: &mut Sum,
 ) -> Result<()> {
-    let (mut reader, size): (Box<dyn BufRead>, Option<u64>) = if path.as_os_str() == "-" {
+    let (input, size): (Box<dyn Read>, Option<u64>) = if path.as_os_str() == "-" {
         (Box::new(std::io::stdin().lock()), None)
     } else {
         let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
         let size = file.metadata().ok().map(|metadata| metadata.len());
-        (Box::new(BufReader::new(file)), size)
+        (Box::new(file), size)
     };
+    let mut reader = BufReader::with_capacity(READ_BYTES, input);
     let bar = progress(size)?;
     let mut receipts = std::collections::VecDeque::new();
     let mut batch = Vec::with_capacity(BATCH);
@@ -158,7 +162,8 @@ async fn publish_lines(
             batch.push(outgoing(channel, Bytes::from(line)));
         }
         let bytes: usize = batch.iter().map(|outgoing: &Outgoing| outgoing.payload.len()).sum();
-        if batch.len() == BATCH || bytes > MAX_PAYLOAD_BYTES || read == 0 && !batch.is_empty() {
+        let is_full = batch.len() == BATCH || bytes > MAX_PAYLOAD_BYTES;
+        if is_full || reader.buffer().is_empty() && !batch.is_empty() {
             receipts.push_back(publisher.publish(std::mem::take(&mut batch)).await?);
         }
         while receipts.len() > OPEN_RECEIPTS || read == 0 && !receipts.is_empty() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
 use interlock_client::{Received, Start, Subscriber, SubscriberOptions, v1};
 use interlock_core::cursor::Cursor;
 use serde_json::{Value, json};
@@ -33,7 +34,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     output_file: Option<PathBuf>,
     /// Start at the cursor in this file if it exists, and keep it there as it
-    /// moves.
+    /// moves. An output file is then gone on with. After a kill the messages that
+    /// came last may be written again: none is left out.
     #[arg(long)]
     cursor_file: Option<PathBuf>,
     /// End after so many seconds without a message.
@@ -48,10 +50,9 @@ pub(crate) async fn run(target: &Target, arguments: Arguments) -> Result<()> {
     let namespace = one_namespace(&arguments.channels)?;
     let channels: Vec<String> =
         arguments.channels.iter().map(|path| path.channel.clone()).collect();
-    let start = match &arguments.cursor_file {
-        Some(path) if path.exists() => read_cursor(path)?,
-        _ => arguments.from.clone(),
-    };
+    let resumed = arguments.cursor_file.as_deref().map(read_cursor).transpose()?.flatten();
+    let goes_on = resumed.is_some();
+    let start = resumed.unwrap_or_else(|| arguments.from.clone());
     let options = SubscriberOptions {
         start,
         decline_gaps: arguments.decline_gaps,
@@ -61,9 +62,7 @@ pub(crate) async fn run(target: &Target, arguments: Arguments) -> Result<()> {
     let gateways = target.mesh.gateways(&target.region)?;
     let mut subscriber = Subscriber::new(gateways, &namespace, &channels, &options);
     let mut writer: Box<dyn Write> = match &arguments.output_file {
-        Some(path) => Box::new(BufWriter::new(
-            File::create(path).with_context(|| path.display().to_string())?,
-        )),
+        Some(path) => Box::new(BufWriter::new(output_file(path, goes_on)?)),
         None => Box::new(BufWriter::new(std::io::stdout())),
     };
     let printer = Printer { format: target.format, raw: arguments.raw };
@@ -100,11 +99,13 @@ impl Printer {
     /// Prints what came; how many messages there were.
     fn print(&self, writer: &mut impl Write, received: &Received) -> Result<usize> {
         let mut messages = 0;
-        for delivery in &received.deliveries {
+        for (index, delivery) in received.deliveries.iter().enumerate() {
+            // The cursor covers all that came together: only the last may say it.
+            let is_last = index + 1 == received.deliveries.len();
             match &delivery.event {
                 Some(v1::delivery::Event::Message(message)) => {
                     messages += 1;
-                    self.message(writer, message, &received.cursor)?;
+                    self.message(writer, message, is_last.then_some(&received.cursor))?;
                 }
                 Some(event) => self.event(writer, event)?,
                 None => {}
@@ -117,14 +118,16 @@ impl Printer {
         &self,
         writer: &mut impl Write,
         delivered: &v1::DeliveredMessage,
-        cursor: &[u8],
+        cursor: Option<&Bytes>,
     ) -> Result<()> {
         if self.raw {
             writer.write_all(&delivered.payload)?;
             writer.write_all(b"\n")?;
         } else if self.format == Format::Json {
             let mut value = message(delivered);
-            value["cursor"] = json!(cursor_text(cursor));
+            if let Some(cursor) = cursor {
+                value["cursor"] = json!(cursor_text(cursor));
+            }
             writeln!(writer, "{value}")?;
         } else {
             writeln!(writer, "{}", line(delivered))?;
@@ -172,17 +175,89 @@ pub(crate) fn one_namespace(channels: &[ChannelPath]) -> Result<String> {
     Ok(namespace)
 }
 
-fn read_cursor(path: &Path) -> Result<Start> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+/// The cursor that an earlier run left; none before the first.
+fn read_cursor(path: &Path) -> Result<Option<Start>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
     match Cursor::from_text(text.trim()) {
-        Ok(cursor) => Ok(Start::Cursor(cursor.encode())),
-        Err(error) => bail!("{}: the cursor cannot be read: {error}", path.display()),
+        Ok(cursor) => Ok(Some(Start::Cursor(cursor.encode()))),
+        Err(error) => bail!(
+            "{}: the cursor cannot be read: {error}; remove the file to start anew",
+            path.display()
+        ),
     }
 }
 
 /// Written beside and renamed, so that a kill leaves the old or the new one.
 fn write_cursor(path: &Path, cursor: &[u8]) -> Result<()> {
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, cursor_text(cursor)).with_context(|| beside.display().to_string())?;
-    std::fs::rename(&beside, path).with_context(|| path.display().to_string())
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    std::fs::write(&beside, cursor_text(cursor))
+        .and_then(|()| std::fs::rename(&beside, path))
+        .with_context(|| path.display().to_string())
+}
+
+/// Where messages are written: behind those of an earlier run, if it left a
+/// cursor behind them.
+fn output_file(path: &Path, goes_on: bool) -> Result<File> {
+    File::options()
+        .create(true)
+        .write(true)
+        .append(goes_on)
+        .truncate(!goes_on)
+        .open(path)
+        .with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_core::identity::NamespaceNumber;
+
+    use super::*;
+
+    #[test]
+    fn a_cursor_file_is_replaced_as_a_whole_and_keeps_its_neighbours() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, other) = (folder.path().join("position.a"), folder.path().join("position.b"));
+        assert_eq!(read_cursor(&one).expect("none yet"), None);
+        let cursor = Cursor::new(NamespaceNumber::new(7)).encode();
+        write_cursor(&one, &cursor).expect("written");
+        write_cursor(&other, &Cursor::new(NamespaceNumber::new(8)).encode()).expect("written");
+        assert_eq!(read_cursor(&one).expect("a cursor"), Some(Start::Cursor(cursor)));
+        std::fs::write(&one, "").expect("written");
+        assert!(read_cursor(&one).is_err(), "an empty file is no start at the beginning");
+    }
+
+    #[test]
+    fn what_an_earlier_run_wrote_is_kept_when_it_left_a_cursor() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("output");
+        for (goes_on, expected) in [(false, "line\n"), (true, "line\nline\n"), (false, "line\n")] {
+            output_file(&path, goes_on).expect("open").write_all(b"line\n").expect("written");
+            assert_eq!(std::fs::read_to_string(&path).expect("text"), expected);
+        }
+    }
+
+    #[test]
+    fn only_the_last_of_what_came_together_says_the_cursor() {
+        let message = v1::DeliveredMessage { payload: "hello".into(), ..Default::default() };
+        let delivery = v1::Delivery { event: Some(v1::delivery::Event::Message(message)) };
+        let received = Received {
+            deliveries: vec![delivery.clone(), delivery],
+            cursor: Cursor::new(NamespaceNumber::new(7)).encode(),
+        };
+        let printer = Printer { format: Format::Json, raw: false };
+        let mut written = Vec::new();
+        assert_eq!(printer.print(&mut written, &received).expect("printed"), 2);
+        let lines: Vec<Value> = String::from_utf8(written)
+            .expect("text")
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert!(lines[0].get("cursor").is_none());
+        assert!(lines[1].get("cursor").is_some());
+    }
 }

@@ -348,7 +348,7 @@ mod tests {
 }
 
 #[cfg(test)]
-mod tests {
+mod several_offers {
     use super::*;
     use crate::clock::HybridTime;
     use crate::identity::{ChainHash, Incarnation, PathName, ShardNumber};

@@ -61,12 +61,10 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                 }
             }
             Record::Ready { node, namespace } => _ = story.ready.insert((*node, *namespace)),
-            Record::Backfilled { node, namespace } => {
-                if !story.is_whole(*node, *namespace) {
-                    findings.broken(format!(
-                        "node {node} is ready in {namespace} without the state of any member"
-                    ));
-                }
+            Record::Backfilled { node, namespace } if !story.is_whole(*node, *namespace) => {
+                findings.broken(format!(
+                    "node {node} is ready in {namespace} without the state of any member"
+                ));
             }
             _ => {}
         }

@@ -25,6 +25,9 @@ use crate::history::{FinalState, History};
 
 use disks::Disks;
 
+/// Looks at the evidence for one promise.
+type Checker = fn(&Evidence<'_>, &mut Findings);
+
 /// What is promised, by the names of the reliability page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
@@ -145,7 +148,7 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
             findings.broken(format!("{}: {conflict}", log.row.log));
         }
     }
-    let checkers: [(Promise, fn(&Evidence<'_>, &mut Findings)); 10] = [
+    let checkers: [(Promise, Checker); 10] = [
         (Promise::AcknowledgedSurvives, acknowledged::check),
         (Promise::NothingLost, nothing_lost::check),
         (Promise::AppliedOnce, once::check),

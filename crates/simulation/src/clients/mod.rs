@@ -24,9 +24,11 @@ use editor::Editor;
 use plain_publisher::PlainPublisher;
 use session_publisher::SessionPublisher;
 
-/// How long a client waits for an answer. Longer than a node waits for other
-/// members.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a patient client waits for an answer: longer than a node waits for
+/// other members.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an impatient one waits: often less than a sync takes.
+const IMPATIENCE: Duration = Duration::from_millis(60);
 
 /// Where a client works, and on what.
 #[derive(Clone, Debug)]
@@ -133,7 +135,7 @@ impl Client {
     /// The time for an answer is over.
     pub fn timed_out(&mut self, number: RequestNumber, around: &mut Surroundings<'_>) {
         match &mut self.role {
-            Role::SessionPublisher(role) => role.timed_out(number, around),
+            Role::SessionPublisher(role) => role.timed_out(&mut self.desk, number, around),
             Role::PlainPublisher(role) => role.timed_out(number, around),
             Role::Editor(role) => role.timed_out(number, around),
         }
@@ -166,7 +168,8 @@ impl Desk {
         self.requests += 1;
         let number = RequestNumber::new(self.requests);
         let name = RequestName { client: self.place.client, number };
-        around.outputs.push(ClientOutput::Send(Request { name, body }, REQUEST_TIMEOUT));
+        let patience = if around.random.chance(15) { IMPATIENCE } else { PATIENCE };
+        around.outputs.push(ClientOutput::Send(Request { name, body }, patience));
         number
     }
 
@@ -224,8 +227,12 @@ impl Desk {
         }
     }
 
+    /// Several at once, then nothing for a while: so there is more than one
+    /// write under way when something happens.
     fn wake_later(&self, around: &mut Surroundings<'_>) {
-        let pace = around.random.duration(Duration::from_millis(1), 2 * self.place.pace);
+        let longest =
+            if around.random.chance(60) { Duration::from_millis(4) } else { 5 * self.place.pace };
+        let pace = around.random.duration(Duration::from_micros(1), longest);
         around.outputs.push(ClientOutput::WakeAfter(pace));
     }
 }

@@ -300,7 +300,12 @@ impl SessionPublisher {
         }
     }
 
-    pub(super) fn timed_out(&mut self, number: RequestNumber, around: &mut Surroundings<'_>) {
+    pub(super) fn timed_out(
+        &mut self,
+        desk: &mut Desk,
+        number: RequestNumber,
+        around: &mut Surroundings<'_>,
+    ) {
         if matches!(self.step, Step::Opening(open) if open == number) {
             self.step = Step::ToOpen;
             around.outputs.push(ClientOutput::WakeAfter(RETRY_DELAY));
@@ -314,6 +319,11 @@ impl SessionPublisher {
             self.outstanding.clear();
             around.outputs.push(ClientOutput::WakeAfter(RETRY_DELAY));
             match self.step {
+                Step::Draining if around.random.chance(50) => {
+                    // The session may well be there still: the same again, now.
+                    self.step = Step::Publishing;
+                    self.send_again(desk, around);
+                }
                 Step::Draining => self.step = Step::ToOpen,
                 Step::Refused => self.abandon(around),
                 _ => {}
