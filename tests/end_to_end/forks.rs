@@ -76,9 +76,6 @@ async fn restore_an_old_copy(peers_within_reach: bool) {
     all.extend(["asia's own".to_owned(), "america's own".to_owned()]);
     for region in REGIONS {
         let history = world.history(region, &["news"], Start::Oldest).await;
-        for m in &history.messages {
-            eprintln!("DBG {region} {} {:?} {}", crate::support::text(m), m.message, m.stamp);
-        }
         assert_all(region, &history.texts(), &all);
         let names: BTreeSet<_> = history
             .messages

@@ -32,7 +32,7 @@ use crate::waiting::{in_time, until};
 const IN_HEADERS: &str = "00-11111111111111111111111111111111-aaaaaaaaaaaaaaaa-01";
 /// The trace of a publication that carries it.
 const IN_PUBLICATION: &str = "00-22222222222222222222222222222222-bbbbbbbbbbbbbbbb-01";
-/// A trace that is not sampled.
+/// The trace of a call that says it is not sampled.
 const UNSAMPLED: &str = "00-33333333333333333333333333333333-cccccccccccccccc-00";
 
 #[derive(Clone, Default)]
@@ -111,9 +111,12 @@ async fn mesh_that_exports() {
     let mut subscriber = Subscriber::new(gateways, "demo", &owned(&["*"]), &options);
 
     let mut publishing = client.publishing("europe").expect("a push-node");
-    let mut in_headers = Request::new(publish("news", "in headers"));
-    let header = IN_HEADERS.parse().expect("a plain header");
-    in_headers.metadata_mut().insert("traceparent", header);
+    let in_headers = |text: &'static str, traceparent: &str| {
+        let mut request = Request::new(publish("news", text));
+        let header = traceparent.parse().expect("a plain header");
+        request.metadata_mut().insert("traceparent", header);
+        request
+    };
     let carried = |text: &str, traceparent: &str| v1::PublishRequest {
         publication: Some(v1::Publication {
             traceparent: traceparent.to_owned(),
@@ -121,9 +124,9 @@ async fn mesh_that_exports() {
         }),
         ..publish("news", "")
     };
-    publishing.publish(in_headers).await.expect("the node accepts");
+    publishing.publish(in_headers("in headers", IN_HEADERS)).await.expect("the node accepts");
     publishing.publish(carried("carried", IN_PUBLICATION)).await.expect("the node accepts");
-    publishing.publish(carried("unsampled", UNSAMPLED)).await.expect("the node accepts");
+    publishing.publish(in_headers("unsampled", UNSAMPLED)).await.expect("the node accepts");
     let mut got = Vec::new();
     while got.len() < 3 {
         let received = in_time("the messages", subscriber.next()).await.expect("it serves");

@@ -9,6 +9,7 @@ use interlock_core::admission::{
 };
 use interlock_core::directory::Definition;
 use interlock_core::identity::{Epoch, MessageName};
+use interlock_core::limits::MAX_CHANNEL_NAME_BYTES;
 use interlock_core::message::{Source, TraceContext};
 use interlock_core::names::ChannelName;
 use interlock_core::topology::Namespace;
@@ -300,6 +301,7 @@ impl Service for ChannelServer {
     ) -> Result<Response<v1::ListChannelsResponse>, Status> {
         let request = request.into_inner();
         let namespace = self.context.member_namespace(&request.namespace)?;
+        check_prefix(&request.prefix)?;
         let size = match request.page_size {
             0 => DEFAULT_PAGE,
             size => usize::try_from(size).unwrap_or(MAX_PAGE).min(MAX_PAGE),
@@ -329,6 +331,7 @@ impl Service for ChannelServer {
     ) -> Result<Response<Self::WatchChannelsStream>, Status> {
         let request = request.into_inner();
         let namespace = self.context.member_namespace(&request.namespace)?;
+        check_prefix(&request.prefix)?;
         let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
         let watch = ChannelWatch::new(Arc::clone(&self.context), namespace, request.prefix, sender);
         self.context.tasks.spawn(watch.run());
@@ -438,4 +441,12 @@ fn fetch_status(error: &FetchError) -> Status {
         _ => refusal(Reason::SourceFailed, text),
     };
     answer.with("may_pass", error.may_pass()).outcome(&PublishOutcome::not_stored()).into()
+}
+
+fn check_prefix(prefix: &str) -> Result<(), Status> {
+    if prefix.len() > MAX_CHANNEL_NAME_BYTES {
+        let reason = format!("is longer than a channel's name, {MAX_CHANNEL_NAME_BYTES} bytes");
+        return Err(InvalidField::new("prefix", reason).into());
+    }
+    Ok(())
 }

@@ -341,8 +341,10 @@ impl Feed {
                 self.batch.show(name, bytes);
             }
             Ok(head) if shown && head.kind == MessageKind::ChannelOperation => {
-                self.batch.pass(name);
+                // The event comes first: a reader that breaks off between the two
+                // is told again.
                 self.batch.event(event_of(directory, &head, bytes));
+                self.batch.pass(name);
             }
             _ => self.batch.pass(name),
         }
@@ -364,7 +366,10 @@ impl Feed {
         match &self.request.until {
             Until::Forever => false,
             Until::Now => true,
-            Until::Cursor(until) => until.le(&self.cursor, &self.rows),
+            Until::Cursor(until) => until
+                .tips()
+                .filter(|tip| !self.request.excluded.contains(&tip.log.origin))
+                .all(|tip| self.cursor.covers(&tip, &self.rows)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{LogName, MessageNumber};
+use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber};
 use interlock_core::replication::frames::{
     Heartbeat, Hello, LogOffer, NamespaceDigest, PROTOCOL_VERSION, ReceiverFrame, SenderFrame,
 };
@@ -141,6 +141,10 @@ struct Link {
     facts: mpsc::UnboundedReceiver<RelayedFact>,
     /// How far each log has been offered.
     offered: BTreeMap<LogName, MessageNumber>,
+    /// Moves when this node becomes ready in a namespace: then it greets again.
+    ready: watch::Receiver<u64>,
+    /// The namespaces that the greeting was about.
+    greeted: Vec<NamespaceNumber>,
     counted_retransmissions: u64,
 }
 
@@ -150,6 +154,10 @@ impl Link {
         peer: &Node,
         status: &Arc<LinkStatus>,
     ) -> Result<Self, LinkEnd> {
+        // From before the greeting on: what becomes ready meanwhile is not in it.
+        let mut ready = context.readiness.watch();
+        ready.mark_unchanged();
+        let greeted = shared_and_ready(context, peer);
         let hello = greeting(context, peer).await?;
         let channel = EndpointConfig::bulk(peer.replication_address.clone())
             .tls(context.config.peer_tls.clone())
@@ -172,6 +180,8 @@ impl Link {
             stream,
             facts,
             offered: BTreeMap::new(),
+            ready,
+            greeted,
             counted_retransmissions: 0,
         })
     }
@@ -181,8 +191,7 @@ impl Link {
         let context = Arc::clone(&self.context);
         let mut durable = context.durable.watch_durable();
         let mut topology = context.topology.watch();
-        let mut ready = context.readiness.watch();
-        ready.mark_unchanged();
+        let mut ready = self.ready.clone();
         let mut status_tick = tokio::time::interval(STATUS_INTERVAL);
         topology.mark_changed();
         durable.mark_changed();
@@ -211,6 +220,11 @@ impl Link {
                     Ok(()) => {
                         let newest = topology.borrow_and_update().clone();
                         self.take_topology(newest);
+                        // A namespace that has grown to the peer: it needs to know
+                        // that this node is ready there.
+                        if shared_and_ready(&context, &self.peer) != self.greeted {
+                            return Err(LinkEnd::Reintroduce);
+                        }
                     }
                     Err(_) => return Err(LinkEnd::Stopped),
                 },
@@ -399,6 +413,17 @@ fn offer_of(log: DurableLog) -> LogOffer {
     LogOffer { log: log.row.log, parents: log.row.parents, tip: log.durable, floor: log.floor }
 }
 
+/// The namespaces that both hold and that this node is ready in.
+fn shared_and_ready(context: &NodeContext, peer: &Node) -> Vec<NamespaceNumber> {
+    let topology = context.topology.current();
+    topology
+        .namespaces_of(context.me().node)
+        .into_iter()
+        .filter(|namespace| topology.is_member(peer.number, *namespace))
+        .filter(|namespace| context.readiness.is_ready(*namespace))
+        .collect()
+}
+
 /// Says who this node is and what it has, in the namespaces that both hold. Of
 /// those that it is not ready for it says nothing, so that nobody takes its
 /// state for whole.
@@ -406,13 +431,7 @@ async fn greeting(
     context: &NodeContext,
     peer: &Node,
 ) -> Result<Hello, crate::work_queue::QueueClosed> {
-    let topology = context.topology.current();
-    let shared: Vec<_> = topology
-        .namespaces_of(context.me().node)
-        .into_iter()
-        .filter(|namespace| topology.is_member(peer.number, *namespace))
-        .filter(|namespace| context.readiness.is_ready(*namespace))
-        .collect();
+    let shared = shared_and_ready(context, peer);
     let tips = context
         .writer
         .look(move |admission| {
@@ -431,7 +450,7 @@ async fn greeting(
     Ok(Hello {
         protocol_version: PROTOCOL_VERSION,
         member: context.member(),
-        topology_version: topology.version,
+        topology_version: context.topology.current().version,
         namespaces,
         feature_level: FEATURE_LEVEL,
         wall_clock: context.clock.wall(),

@@ -51,9 +51,13 @@ pub fn publish_status(refused: &PublishRefusal) -> Status {
 }
 
 /// A refused publication of a stream. Everything before `sequence` is stored, and
-/// nothing from it on: the publisher can drop it and go on under its number.
+/// nothing from it on: the publisher can drop it and go on under its number. A
+/// sequence that is not the next says nothing against the publication.
 pub fn stream_status(refused: &PublishRefusal, sequence: u64) -> Status {
-    publish_refusal(refused).with("sequence", sequence).into()
+    match refused {
+        PublishRefusal::OutOfSequence { .. } => publish_refusal(refused).into(),
+        _ => publish_refusal(refused).with("sequence", sequence).into(),
+    }
 }
 
 fn publish_refusal(refused: &PublishRefusal) -> Refusal {

@@ -30,8 +30,8 @@ const CASES: [Case; 16] = [
     Case {
         bug: PlantedBug::RepeatAnsweredBeforeSync,
         promises: &[Promise::AcknowledgedSurvives],
-        faults: &[FaultKind::Crash, FaultKind::SlowSync],
-        seeds: 200,
+        faults: &[FaultKind::Crash, FaultKind::SlowSync, FaultKind::PowerCut],
+        seeds: 1000,
     },
     Case {
         bug: PlantedBug::AppendedToldAsHeld,
@@ -61,7 +61,7 @@ const CASES: [Case; 16] = [
         bug: PlantedBug::SessionsNotReplayed,
         promises: &[Promise::AppliedOnce],
         faults: &[FaultKind::Crash],
-        seeds: 100,
+        seeds: 1000,
     },
     Case {
         bug: PlantedBug::DirectoryNotReplayed,
@@ -85,8 +85,8 @@ const CASES: [Case; 16] = [
     Case {
         bug: PlantedBug::TimersIgnored,
         promises: &[Promise::NoIncident],
-        faults: &[FaultKind::Partition],
-        seeds: 10,
+        faults: &[FaultKind::StreamBreak, FaultKind::OneWayPartition, FaultKind::Crash],
+        seeds: 200,
     },
     Case {
         bug: PlantedBug::FramesRepeated,

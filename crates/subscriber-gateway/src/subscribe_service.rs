@@ -5,6 +5,7 @@ use std::pin::Pin;
 use interlock_core::delivery::ChannelFilter;
 use interlock_core::names::NamespaceName;
 use interlock_rpc::convert::InvalidField;
+use interlock_rpc::convert::delivery::start_position;
 use interlock_rpc::services::subscribe::Service;
 use interlock_rpc::status::{Reason, reason_of, refusal};
 use interlock_rpc::{services, v1};
@@ -52,7 +53,7 @@ impl Service for SubscribeService {
             return Err(invalid("channels", "name at least one channel, or * for all"));
         }
         let filter = filter(&request.channels)?;
-        let start = request.start.unwrap_or_default();
+        let start = checked_start(request.start)?.unwrap_or_default();
         self.check_channels(&request.namespace, &filter, is_resumed(&start)).await?;
         let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
         let session = SubscriberSession {
@@ -80,7 +81,8 @@ impl Service for SubscribeService {
         self.refuse_while_draining()?;
         check_namespace(&request.namespace)?;
         let filter = filter(&request.channels)?;
-        let resumed = request.start.as_ref().is_some_and(is_resumed);
+        let start = checked_start(request.start.clone())?;
+        let resumed = start.as_ref().is_some_and(is_resumed);
         self.check_channels(&request.namespace, &filter, resumed).await?;
         let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
         let read = history::read(
@@ -131,6 +133,16 @@ impl SubscribeService {
         }
         Ok(())
     }
+}
+
+/// A start as it came, if it is one.
+fn checked_start(start: Option<v1::StartPosition>) -> Result<Option<v1::StartPosition>, Status> {
+    // A cursor that cannot be read has a reason of its own, told where it is used.
+    let is_cursor = start.as_ref().is_some_and(is_resumed);
+    if !is_cursor {
+        start_position(start.clone())?;
+    }
+    Ok(start)
 }
 
 fn is_resumed(start: &v1::StartPosition) -> bool {

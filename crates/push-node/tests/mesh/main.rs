@@ -7,4 +7,3 @@ mod publishing;
 mod registered;
 mod replication;
 mod support;
-mod throughput;
