@@ -110,6 +110,10 @@ async fn mesh_that_exports() {
     let gateways = client.gateways("asia").expect("a gateway");
     let mut subscriber = Subscriber::new(gateways, "demo", &owned(&["*"]), &options);
 
+    // The subscription stands before anything is published: what it gets comes by
+    // the gateway's one upstream copy.
+    in_time("the subscription", subscriber.next()).await.expect("it serves");
+
     let mut publishing = client.publishing("europe").expect("a push-node");
     let in_headers = |text: &'static str, traceparent: &str| {
         let mut request = Request::new(publish("news", text));

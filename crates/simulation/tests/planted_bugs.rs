@@ -123,13 +123,6 @@ fn seed_that_finds(case: &Case) -> Option<u64> {
     let options = RunOptions { restrictions, planted: Some(case.bug) };
     (1..=case.seeds).find(|seed| {
         let outcome = run(*seed, &options, None);
-        if !outcome.violations.is_empty() {
-            println!(
-                "   {:?} {seed}: {}",
-                case.bug,
-                outcome.violations[0].to_string().chars().take(150).collect::<String>()
-            );
-        }
         outcome.violations.iter().any(|violation| case.promises.contains(&violation.promise))
     })
 }
