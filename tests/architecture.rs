@@ -10,58 +10,38 @@ use toml::{Table, Value};
 /// One row of the table.
 struct Rule {
     /// The folder under `crates/`.
-    folder: &'static str,
+    folder: String,
     /// The packages of this workspace that it may use.
-    ours: &'static [&'static str],
+    ours: Vec<String>,
     /// All foreign packages that it may use, or those that it must not.
     foreign: Foreign,
 }
 
 enum Foreign {
-    Only(&'static [&'static str]),
-    Never(&'static [&'static str]),
+    Only(Vec<String>),
+    Never(Vec<String>),
 }
 
-use Foreign::{Never, Only};
-
-const SERVICE_MAY_USE: &[&str] = &["core", "storage", "rpc", "telemetry", "wire"];
-const GATEWAY_MAY_USE: &[&str] = &["core", "rpc", "telemetry", "wire"];
-
-const RULES: &[Rule] = &[
-    // The rules: no runtime, no protobuf, no disk, no ambient randomness.
-    Rule { folder: "core", ours: &[], foreign: Only(&["bytes", "thiserror", "xxhash-rust"]) },
-    Rule {
-        folder: "storage",
-        ours: &["core"],
-        foreign: Never(&["tonic", "tonic-prost", "prost", "prost-types", "hyper"]),
-    },
-    Rule { folder: "rpc", ours: &["core", "wire"], foreign: Never(&["rocksdb", "axum"]) },
-    Rule { folder: "telemetry", ours: &[], foreign: Never(&["rocksdb", "tonic", "prost"]) },
-    Rule { folder: "push-node", ours: SERVICE_MAY_USE, foreign: Never(&["rocksdb"]) },
-    Rule { folder: "control-plane", ours: SERVICE_MAY_USE, foreign: Never(&["rocksdb"]) },
-    Rule { folder: "subscriber-gateway", ours: GATEWAY_MAY_USE, foreign: Never(&["rocksdb"]) },
-    Rule { folder: "client", ours: &["core", "wire", "rpc"], foreign: Never(&["rocksdb"]) },
-    Rule {
-        folder: "cli",
-        ours: &[
-            "core",
-            "storage",
-            "rpc",
-            "telemetry",
-            "wire",
-            "client",
-            "push-node",
-            "control-plane",
-            "subscriber-gateway",
-        ],
-        foreign: Never(&["rocksdb"]),
-    },
-    Rule {
-        folder: "simulation",
-        ours: &["core", "storage"],
-        foreign: Never(&["tokio", "tonic", "prost", "rocksdb", "rand", "interlock-wire"]),
-    },
-];
+/// The table, as people read it.
+fn rules() -> Vec<Rule> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let list = |cell: &str| -> Vec<String> {
+        cell.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned).collect()
+    };
+    let rows = text.lines().skip_while(|line| *line != "| crate | ours | not ours |").skip(2);
+    rows.take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [folder, ours, foreign] = cells[..] else { panic!("three cells: {line}") };
+            let foreign = match (foreign.strip_prefix("only "), foreign.strip_prefix("never ")) {
+                (Some(only), _) => Foreign::Only(list(only)),
+                (_, Some(never)) => Foreign::Never(list(never)),
+                _ => panic!("neither only nor never: {line}"),
+            };
+            Rule { folder: folder.to_owned(), ours: list(ours), foreign }
+        })
+        .collect()
+}
 
 /// Packages of which the whole graph has one version, because their types or
 /// their state must be the same everywhere.
@@ -116,6 +96,31 @@ fn dependencies(manifest: &Table) -> BTreeSet<String> {
         .collect()
 }
 
+/// All Rust text under a folder.
+fn sources(folder: &Path) -> String {
+    let Ok(entries) = fs::read_dir(folder) else { return String::new() };
+    let mut text = String::new();
+    for entry in entries {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            text.push_str(&sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(&path).expect("text"));
+        }
+    }
+    text
+}
+
+/// Whether a crate is named somewhere, in a path or by `use`.
+fn is_named(krate: &str, sources: &str) -> bool {
+    sources.match_indices(krate).any(|(at, _)| {
+        let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let behind = &sources[at + krate.len()..];
+        !sources[..at].ends_with(is_name)
+            && ["::", ";", " as "].iter().any(|next| behind.starts_with(next))
+    })
+}
+
 fn is_ours(package: &str) -> bool {
     package.starts_with("interlock-")
 }
@@ -126,7 +131,7 @@ fn every_crate_has_a_row_and_every_row_a_crate() {
         .expect("the folder of crates")
         .map(|entry| entry.expect("readable").file_name().into_string().expect("plain"))
         .collect();
-    let rows: BTreeSet<String> = RULES.iter().map(|rule| rule.folder.to_owned()).collect();
+    let rows: BTreeSet<String> = rules().into_iter().map(|rule| rule.folder).collect();
     assert_eq!(folders, rows);
     for folder in folders {
         // A package called `core` would break what derives write.
@@ -137,16 +142,13 @@ fn every_crate_has_a_row_and_every_row_a_crate() {
 #[test]
 fn crates_use_only_what_the_table_allows() {
     let mut violations = Vec::new();
-    for rule in RULES {
-        for package in dependencies(&crate_manifest(rule.folder)) {
+    for rule in rules() {
+        for package in dependencies(&crate_manifest(&rule.folder)) {
             let is_allowed = match package.strip_prefix("interlock-") {
-                Some(ours) => rule.ours.contains(&ours),
-                None => match rule.foreign {
-                    Only(allowed) => allowed.contains(&package.as_str()),
-                    Never(banned) => {
-                        // The one place of RocksDB; its feature is checked below.
-                        !banned.contains(&package.as_str())
-                    }
+                Some(ours) => rule.ours.iter().any(|allowed| allowed == ours),
+                None => match &rule.foreign {
+                    Foreign::Only(allowed) => allowed.contains(&package),
+                    Foreign::Never(banned) => !banned.contains(&package),
                 },
             };
             if !is_allowed {
@@ -155,6 +157,30 @@ fn crates_use_only_what_the_table_allows() {
         }
     }
     assert!(violations.is_empty(), "{violations:#?}");
+}
+
+/// A dependency that nothing names costs every build, and says something untrue
+/// about what uses what.
+#[test]
+fn every_dependency_is_used() {
+    let mut folders: Vec<PathBuf> =
+        rules().iter().map(|rule| root().join("crates").join(&rule.folder)).collect();
+    folders.push(root().join("xtask"));
+    let mut unused = Vec::new();
+    for folder in folders {
+        let built = sources(&folder.join("src"));
+        let tested = ["tests", "examples", "benches"].map(|kind| sources(&folder.join(kind)));
+        let tested = [built.clone(), tested.concat()].concat();
+        let manifest = manifest(&folder);
+        for (table, text) in [("dependencies", &built), ("dev-dependencies", &tested)] {
+            let names = manifest.get(table).and_then(Value::as_table).into_iter().flatten();
+            for (name, _) in names.filter(|(name, _)| !is_named(&name.replace('-', "_"), text)) {
+                unused.push(format!("{}: {table}: {name}", folder.display()));
+            }
+        }
+    }
+    assert!(unused.is_empty(), "{unused:#?}");
+    assert!(is_named("rand", "use rand::random;") && !is_named("rand", "brand::new(); // rand"));
 }
 
 #[test]
@@ -210,9 +236,9 @@ fn the_bans_of_the_core_hold() {
     for banned in ["Instant::now", "SystemTime::now", "HashMap", "HashSet"] {
         assert!(bans.contains(banned), "{banned} is not banned");
     }
-    for rule in RULES {
+    for rule in rules() {
         for name in ["clippy.toml", ".clippy.toml"] {
-            let nearer = root().join("crates").join(rule.folder).join(name);
+            let nearer = root().join("crates").join(&rule.folder).join(name);
             assert!(!nearer.exists(), "{nearer:?} replaces the root's");
         }
     }

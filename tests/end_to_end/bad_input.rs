@@ -10,10 +10,11 @@ use interlock_client::Start;
 use interlock_core::limits::{
     MAX_ADDRESS_BYTES, MAX_CHANNEL_NAME_BYTES, MAX_DESCRIPTION_BYTES, MAX_GROUPS_PER_MESSAGE,
     MAX_KEY_BYTES, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAMESPACE_NAME_BYTES, MAX_PAYLOAD_BYTES,
-    MAX_PUBLICATIONS_PER_REQUEST, MAX_SOURCE_PATH_BYTES, MAX_SUBSCRIBE_CHANNELS,
+    MAX_PUBLICATIONS_PER_REQUEST, MAX_RECEIVED_MESSAGE_BYTES, MAX_SOURCE_PATH_BYTES,
+    MAX_SUBSCRIBE_CHANNELS,
 };
 use interlock_rpc::channel::EndpointConfig;
-use interlock_rpc::status::{Reason, invalid_fields, reason_of};
+use interlock_rpc::status::{Reason, invalid_fields, metadata_of, reason_of};
 use interlock_rpc::{services, v1};
 use tonic::{Code, Request, Status};
 
@@ -136,7 +137,15 @@ async fn publishing_keeps_its_limits() {
     for (field, request) in streams {
         for mut client in [world.publishing("europe"), world.publishing_by_gateway("europe")] {
             let refused = publish_stream(&mut client, vec![request.clone()]).await;
-            assert_names(field, &refused.expect_err(field));
+            let refused = refused.expect_err(field);
+            assert_names(field, &refused);
+            // The publisher learns which one to drop.
+            let sequence = match field {
+                "publications[3].payload" => Some("4"),
+                "publications[0].channel" => Some("1"),
+                _ => None,
+            };
+            assert_eq!(metadata_of(&refused, "sequence").as_deref(), sequence, "{field}");
         }
     }
     assert_eq!(world.until_same().await, before, "nothing was stored anywhere");
@@ -507,7 +516,7 @@ async fn what_is_no_message_harms_nobody() {
         // Larger than anything that is taken.
         let mut client =
             services::publish::Client::new(connect(address)).max_encoding_message_size(usize::MAX);
-        let huge = publish("news", vec![0; 2 * services::MAX_MESSAGE_BYTES]);
+        let huge = publish("news", vec![0; 2 * MAX_RECEIVED_MESSAGE_BYTES]);
         let refused = client.publish(huge).await.expect_err("it is far too large");
         assert!(matches!(refused.code(), Code::OutOfRange | Code::ResourceExhausted), "{refused}");
         let mut oversized = Request::new(publish("news", "x"));

@@ -229,8 +229,8 @@ async fn gateways_hand_edits_on() {
         ..create("news")
     };
     let created = channels.create_channel(request).await.expect("it is free").into_inner();
-    let first = created.channel.expect("it is told");
-    assert_eq!(created.durable_at, ["asia-1"]);
+    let first = created.channel.clone().expect("it is told");
+    assert!(created.durable_at.contains(&"asia-1".to_owned()), "{created:?}");
     until("the channel is there", async || world.channel("europe", "news").await).await;
     let update = v1::UpdateChannelRequest {
         etag: first.etag.clone(),

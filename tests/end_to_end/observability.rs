@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use interlock_client::Start;
 use interlock_rpc::channel::EndpointConfig;
+use interlock_rpc::health::HealthError;
+use interlock_rpc::v1;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
@@ -114,7 +116,8 @@ async fn reflected_services(address: &str) -> BTreeSet<String> {
     }
 }
 
-/// Health and reflection of every service name what it serves.
+/// Health and reflection of every service name what it serves; a node that drains
+/// says so to health and readiness, so that nobody is sent to it any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_and_reflection_of_all_services() {
     let world = World::start().await;
@@ -151,5 +154,23 @@ async fn health_and_reflection_of_all_services() {
         assert_eq!(unknown.code(), tonic::Code::NotFound);
     }
 
+    let (address, mut node) = world.client.nodes("asia").expect("a node").remove(0);
+    node.drain(v1::DrainRequest { deadline_milliseconds: 1000 }).await.expect("it answers");
+    let status = world.status("asia").await.expect("it still answers");
+    assert_eq!(status.state(), v1::ServingState::Draining);
+    until("health says that it drains", async || {
+        match interlock_rpc::health::check(&EndpointConfig::new(address.clone())).await {
+            Err(HealthError::NotServing) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let metrics = world.mesh.metrics_addresses()["asia-1"];
+    until("readiness says that it drains", async || match http_get(metrics, "/readyz").await {
+        Ok((503, _)) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(http_get(metrics, "/healthz").await.expect("it answers").0, 200, "it is alive");
     world.end().await;
 }

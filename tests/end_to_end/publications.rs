@@ -5,12 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use interlock_client::{Durability, Outgoing, Publisher, PublisherOptions, Start};
 use interlock_rpc::status::{
-    PublishOutcome, Reason, Stored, invalid_fields, metadata_of, reason_of,
+    PublishOutcome, Reason, Stored, invalid_fields, metadata_of, reason_of, retry_after,
 };
 use interlock_rpc::v1;
 use tonic::{Code, Status};
 
-use crate::support::{PublishClient, REGIONS, World, assert_rising, numbered, publish, within};
+use crate::support::{
+    PublishClient, REGIONS, World, assert_rising, create, numbered, publication, publish, within,
+};
 use crate::waiting::{holds, in_time, until};
 
 async fn open_session(client: &mut PublishClient) -> Bytes {
@@ -93,6 +95,53 @@ async fn a_session_retries_exactly() {
     world.end().await;
 }
 
+/// A channel's rate is held at each node: what is beyond it is refused with the
+/// time to wait, the stream says from which sequence on, and the SDK waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_takes_no_more_than_its_rate() {
+    let world = World::start().await;
+    let slow = v1::CreateChannelRequest { max_publications_per_second: 3, ..create("slow") };
+    world.channels("europe").create_channel(slow).await.expect("it is free");
+    let mut node = world.publishing("europe");
+    let session = open_session(&mut node).await;
+    // A frame is decided at one moment.
+    let frame = v1::PublishStreamRequest {
+        namespace: "demo".to_owned(),
+        session,
+        first_sequence: 1,
+        publications: (1..=5).map(|n| publication("slow", n.to_string())).collect(),
+        ..Default::default()
+    };
+    let stream = node.publish_stream(tokio_stream::iter([frame])).await.expect("it begins");
+    let mut answers = stream.into_inner();
+    let answer = in_time("an answer", answers.message()).await.expect("one").expect("one");
+    assert_eq!(answer.acknowledged.len(), 1, "{answer:?}");
+    assert_eq!(answer.acknowledged[0].last_sequence, 3);
+    let refused = in_time("a refusal", answers.message()).await.expect_err("too fast");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(reason_of(&refused), Some(Reason::RateLimited), "{refused}");
+    assert_eq!(metadata_of(&refused, "sequence").as_deref(), Some("4"));
+    let wait = retry_after(&refused).expect("it says when");
+    assert!(wait > Duration::ZERO && wait <= Duration::from_millis(334), "{wait:?}");
+    assert_eq!(PublishOutcome::of(&refused, true).stored, Stored::No);
+
+    let nodes = world.client.push_nodes("europe").expect("a push-node");
+    let publisher = Publisher::new(nodes, "demo", PublisherOptions::default());
+    let batch = (6..=12).map(|n| Outgoing {
+        channel: "slow".to_owned(),
+        payload: n.to_string().into(),
+        ..Default::default()
+    });
+    let receipt = publisher.publish(batch.collect()).await.expect("it runs");
+    let published = in_time("all of them", receipt).await.expect("after a while");
+    assert_eq!(published.count, 7);
+    publisher.finish().await;
+    world.until_same().await;
+    let read = world.history("asia", &["slow"], Start::Oldest).await;
+    assert_eq!(read.texts(), ["1", "2", "3", "6", "7", "8", "9", "10", "11", "12"]);
+    world.end().await;
+}
+
 fn with_level(level: Durability, text: &str) -> v1::PublishRequest {
     v1::PublishRequest { durability: Some(level.to_wire()), ..publish("news", text.to_owned()) }
 }
@@ -159,20 +208,26 @@ async fn a_publisher_goes_on_over_crashes() {
     let publisher = Publisher::new(nodes, "demo", PublisherOptions::default());
     let texts = numbered("", 0..BATCHES * PER_BATCH);
     let mut receipts = Vec::new();
+    let mut stored = 0;
     for (number, batch) in texts.chunks(PER_BATCH).enumerate() {
         let outgoing = |text: &String| Outgoing {
             channel: "news".to_owned(),
             payload: text.clone().into(),
             ..Outgoing::default()
         };
-        receipts.push(publisher.publish(batch.iter().map(outgoing).collect()).await.expect("runs"));
+        let receipt = publisher.publish(batch.iter().map(outgoing).collect()).await.expect("runs");
+        if number == 0 {
+            // A session of which nothing is durable yet would die with its node.
+            stored += in_time("the first receipt", receipt).await.expect("it is stored").count;
+            continue;
+        }
+        receipts.push(receipt);
         if number % 20 == 10 {
             // With answers under way, and more to come while it is down.
             world.abort("europe").await;
             world.mesh.start_node("europe").await.expect("it starts again");
         }
     }
-    let mut stored = 0;
     for receipt in receipts {
         let published = in_time("a receipt", receipt).await.expect("it is stored");
         stored += published.count;
@@ -225,5 +280,55 @@ async fn a_node_that_was_away_catches_up() {
     let read = world.history("asia", &["news"], Start::Oldest).await;
     assert_eq!(read.messages.len(), 200);
     assert_rising(&read.messages);
+    world.end().await;
+}
+
+/// DESIGN 3.7: ALL means the members by the topology that a message is stamped
+/// with. A stream that was opened before a region was added waits for its node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_stream_counts_members_that_came_later() {
+    let world = World::start().await;
+    world.group("growing", &["europe", "america"]).await;
+    world.namespace("grown", &["growing"]).await;
+    for region in ["europe", "america"] {
+        world.until_ready(region, "grown").await;
+    }
+    let channel = v1::CreateChannelRequest { namespace: "grown".to_owned(), ..create("news") };
+    world.channels("europe").create_channel(channel).await.expect("the name is free");
+
+    let (frames, requests) = tokio::sync::mpsc::channel(1);
+    let frame = |text: &str| v1::PublishStreamRequest {
+        namespace: "grown".to_owned(),
+        durability: Some(Durability::All.to_wire()),
+        publications: vec![publication("news", text.to_owned())],
+        ..Default::default()
+    };
+    frames.send(frame("of two")).await.expect("the stream is open");
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let answers = world.publishing("europe").publish_stream(requests).await;
+    let mut answers = answers.expect("it begins").into_inner();
+    let mut durable_at = async || {
+        let answer = in_time("an answer", answers.message()).await.expect("one").expect("one");
+        let mut durable_at = answer.durable_at;
+        durable_at.sort();
+        durable_at
+    };
+    assert_eq!(durable_at().await, ["america-1", "europe-1"]);
+
+    world.group("growing", &REGIONS).await;
+    world.until_ready("asia", "grown").await;
+    // The node has the new topology when a new call counts the new member.
+    until("europe counts asia", async || {
+        let request = v1::PublishRequest {
+            namespace: "grown".to_owned(),
+            ..with_level(Durability::All, "of three")
+        };
+        let published = try_publish(&mut world.publishing("europe"), request).await?;
+        holds(published.durable_at.len() == 3, published)
+            .map_err(|published| Status::unknown(format!("{published:?}")))
+    })
+    .await;
+    frames.send(frame("of three")).await.expect("the stream is open");
+    assert_eq!(durable_at().await, ["america-1", "asia-1", "europe-1"]);
     world.end().await;
 }

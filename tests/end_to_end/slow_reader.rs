@@ -1,19 +1,24 @@
 //! A subscriber that does not read costs nobody else anything.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use interlock_client::{Outgoing, Publisher, PublisherOptions, Start};
+use interlock_core::limits::LIVE_QUEUE_BYTES;
 use interlock_rpc::v1;
 
 use crate::observability::metric;
 use crate::support::{World, subscribe};
 use crate::waiting::{in_time, until};
 
-/// Far more batches than the gateway keeps for one reader, with what the
-/// connection takes: each is published when the quick reader has the one before.
+/// Three times what the gateway keeps for all readers, and far more than a
+/// connection takes: each batch is published when the quick reader has the one
+/// before.
 const BATCHES: usize = 300;
 const PER_BATCH: usize = 20;
 const MESSAGES: usize = BATCHES * PER_BATCH;
-const PAYLOAD_BYTES: usize = 2048;
+const PAYLOAD_BYTES: usize = 4096;
+const _: () = assert!(MESSAGES * PAYLOAD_BYTES > 2 * LIVE_QUEUE_BYTES);
 
 fn payload(number: usize) -> Bytes {
     let mut bytes = format!("{number:08}").into_bytes();
@@ -31,10 +36,10 @@ struct Progress {
 impl Progress {
     /// Subscribes, and waits for the position at the start: what is published
     /// from now on is behind it.
-    async fn start(world: &World) -> Self {
+    async fn start(world: &World, start: Start) -> Self {
         // A connection of its own, which what is left unread fills.
         let mut gateway = world.own_subscribing("america");
-        let opened = gateway.subscribe(subscribe(&["news"], Start::Now)).await;
+        let opened = gateway.subscribe(subscribe(&["news"], start)).await;
         let mut stream = opened.expect("it serves").into_inner();
         in_time("the start", stream.message()).await.expect("it serves").expect("it serves");
         Self { stream, next: 0, last_m_id: 0 }
@@ -62,15 +67,26 @@ impl Progress {
     }
 }
 
+/// Waits until a metric of a gateway is as expected.
+async fn until_metric(gateway: SocketAddr, name: &str, is_so: impl Fn(f64) -> bool) {
+    until(name, async || match metric(gateway, name).await {
+        Some(value) if is_so(value) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
 /// METHOD M14 and RELIABILITY, slow subscriber: while one subscriber reads nothing
-/// of thousands of messages, another of the same gateway gets them all; the slow
-/// one was let go of, and when it reads gets all of them, once and in order.
+/// of thousands of messages, another of the same gateway gets them all, and the
+/// gateway keeps no more than its queue. The slow one was let go of; one that
+/// comes later and reads nothing either keeps no stream from the push-node open.
+/// When they read they get all of them, once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_holds_up_nobody() {
     let world = World::start().await;
     world.create("europe", "news").await;
-    let mut slow = Progress::start(&world).await;
-    let mut quick = Progress::start(&world).await;
+    let mut slow = Progress::start(&world, Start::Now).await;
+    let mut quick = Progress::start(&world, Start::Now).await;
     let nodes = world.client.push_nodes("europe").expect("a push-node");
     let publisher = Publisher::new(nodes, "demo", PublisherOptions::default());
     for first in (0..MESSAGES).step_by(PER_BATCH) {
@@ -84,13 +100,16 @@ async fn a_slow_reader_holds_up_nobody() {
     }
     in_time("the end of publishing", publisher.finish()).await;
     let gateway = world.mesh.metrics_addresses()["america-gateway"];
-    until("the slow one is let go of", async || {
-        match metric(gateway, "interlock_gateway_subscribers_fell_behind_total").await {
-            Some(count) if count >= 1.0 => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
+    let fell_behind = "interlock_gateway_subscribers_fell_behind_total";
+    until_metric(gateway, fell_behind, |count| count >= 1.0).await;
+    let kept = metric(gateway, "interlock_gateway_queued_bytes").await.expect("it is told");
+    assert!(kept > 0.0 && kept <= LIVE_QUEUE_BYTES as f64, "{kept}");
+
+    let mut late = Progress::start(&world, Start::Oldest).await;
+    let private_reads = "interlock_gateway_private_reads";
+    until_metric(gateway, private_reads, |count| count >= 1.0).await;
+    until_metric(gateway, private_reads, |count| count == 0.0).await;
+    late.read_up_to(MESSAGES).await;
     slow.read_up_to(MESSAGES).await;
     world.end().await;
 }

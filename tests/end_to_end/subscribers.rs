@@ -10,7 +10,8 @@ use interlock_rpc::v1;
 use tonic::{Code, Status};
 
 use crate::support::{
-    REGIONS, World, assert_all, assert_rising, numbered, owned, sorted, subscribe, text,
+    REGIONS, World, assert_all, assert_rising, numbered, owned, publication, sorted, subscribe,
+    text,
 };
 use crate::waiting::in_time;
 
@@ -64,6 +65,62 @@ async fn starts() {
         world.close_off("news", reader, &REGIONS).await;
         assert_eq!(reader.texts(), before, "nothing comes twice");
         assert!(reader.gaps.is_empty(), "{:?}", reader.gaps);
+    }
+    world.end().await;
+}
+
+async fn publish_frame(world: &World, region: &str, channel: &str, count: usize) {
+    let frame = v1::PublishStreamRequest {
+        namespace: "demo".to_owned(),
+        publications: numbered("n", 0..count)
+            .into_iter()
+            .map(|it| publication(channel, it))
+            .collect(),
+        ..Default::default()
+    };
+    let answers = world.publishing(region).publish_stream(tokio_stream::iter([frame])).await;
+    let mut answers = answers.expect("the node accepts").into_inner();
+    let mut last = 0;
+    while let Some(answer) = in_time("an answer", answers.message()).await.expect("it is stored") {
+        last = answer.acknowledged.last().map_or(last, |range| range.last_sequence);
+    }
+    assert_eq!(last as usize, count);
+}
+
+/// `last n` of one channel is found by the index, of a prefix in the logs
+/// themselves: the same messages, also where the channel is seldom, and after
+/// crashes that made the index anew from what was stored of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_messages_of_a_seldom_channel() {
+    let mut world = World::start().await;
+    world.create("europe", "often").await;
+    world.create("europe", "seldom").await;
+    for round in 0..4 {
+        for region in ["europe", "asia"] {
+            publish_frame(&world, region, "often", 700).await;
+            world.publish_all(region, "seldom", &[format!("{region} {round}")]).await;
+        }
+        if round == 1 {
+            world.abort("asia").await;
+            world.restart("asia").await;
+        }
+    }
+    world.until_same().await;
+    for _ in 0..2 {
+        for region in REGIONS {
+            let all = world.history(region, &["seldom"], Start::Oldest).await;
+            assert_eq!(all.messages.len(), 8, "{region}: {:?}", all.texts());
+            for count in [1, 3, 8, 9] {
+                let from = all.messages.len().saturating_sub(count);
+                let start = Start::Last(count as u32);
+                let by_index = world.history(region, &["seldom"], start.clone()).await;
+                assert_eq!(by_index.messages, all.messages[from..], "{region}: {count}");
+                let by_prefix = world.history(region, &["seld*"], start).await;
+                assert_eq!(by_prefix.messages, all.messages[from..], "{region}: {count}");
+            }
+        }
+        world.abort("asia").await;
+        world.restart("asia").await;
     }
     world.end().await;
 }

@@ -1,12 +1,10 @@
 //! One trace from the publish call in one region to the delivery in another.
 //!
-//! The processes export to a collector in this one. Their environment says where
-//! it is; a test cannot change its own, so the mesh is started by this test binary
-//! again, as a child.
+//! The mesh is one of processes, because telemetry is configured by a process's
+//! environment; they export to a collector in this one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -87,13 +85,13 @@ fn client(mesh: &Mesh) -> Client {
     Client::new(Some(&mesh.url("control-plane")), &regions, None).expect("addresses")
 }
 
-/// The child: three messages from europe to a subscriber in asia.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the process that the other test starts"]
-async fn mesh_that_exports() {
+/// Three messages from europe to a subscriber in asia, in a mesh that exports to
+/// this collector.
+async fn publish_and_deliver(collector: String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut mesh = Mesh::new(folder.path(), &binaries(), BTreeMap::new()).expect("free ports");
-    mesh.start().expect("all processes start");
+    mesh.set_environment("OTEL_EXPORTER_OTLP_ENDPOINT", &collector);
+    tokio::task::block_in_place(|| mesh.start()).expect("all processes start");
     let client = client(&mesh);
     let mut topology = client.topology().expect("a control-plane");
     let group = v1::ApplyGroupRequest { name: "world".to_owned(), regions: owned(&REGIONS) };
@@ -151,7 +149,7 @@ async fn mesh_that_exports() {
         ]
     );
     // An orderly end exports what is left.
-    mesh.stop_all().expect("all processes stop");
+    tokio::task::block_in_place(|| mesh.stop_all()).expect("all processes stop");
 }
 
 fn bytes_of(hexadecimal: &str) -> Vec<u8> {
@@ -166,7 +164,6 @@ fn bytes_of(hexadecimal: &str) -> Vec<u8> {
 /// parents; a trace that is not sampled leaves no spans.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_from_publish_to_delivery() {
-    let binaries = binaries();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
     let collector = Collector::default();
@@ -176,18 +173,7 @@ async fn one_trace_from_publish_to_delivery() {
             .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );
-    let child = tokio::task::spawn_blocking(move || {
-        Command::new(std::env::current_exe().expect("this test"))
-            .args(["--exact", "tracing::mesh_that_exports", "--ignored", "--nocapture"])
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            .env("INTERLOCK_BINARIES", binaries)
-            .stdin(Stdio::null())
-            .output()
-            .expect("it starts")
-    });
-    let output = in_time("the mesh", child).await.expect("it ends");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{said}", String::from_utf8_lossy(&output.stdout));
+    publish_and_deliver(endpoint).await;
 
     let spans = collector.spans.lock().unwrap_or_else(PoisonError::into_inner);
     let mut by_trace: BTreeMap<&[u8], Vec<(&str, &Span)>> = BTreeMap::new();

@@ -1,194 +1,241 @@
-//! Publishers and subscribers that record what they were told.
+//! Publishers that record what they were told.
 //!
-//! Every publisher numbers its payloads `region:number` from 0 on and publishes
-//! to a channel of its own; it records what was acknowledged. Every subscriber
-//! reads all channels from the oldest message on and records what it got.
+//! Every publisher numbers its payloads `name:number` from 0 on and publishes to
+//! a channel of its own, many at a time. It records each number as acknowledged,
+//! refused or unknown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_client::{
-    Mesh, Outgoing, Publisher, PublisherOptions, Start, Subscriber, SubscriberOptions, v1,
+    ClientError, Durability, Mesh, Outgoing, Publisher, PublisherOptions, Receipt, v1,
 };
+use interlock_rpc::status::Stored;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 /// How long clients look for a node before they give up: longer than any restart.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Publications a batch.
 const BATCH: u64 = 16;
+/// Batches whose receipts are open at a time.
+const OPEN_BATCHES: usize = 64;
+/// Between two batches: what the machine makes durable at three nodes beside the
+/// kills.
+const PACE: Duration = Duration::from_millis(4);
+/// Each so many batches comes one that is refused in its middle.
+const BATCHES_PER_REFUSAL: u64 = 64;
+/// Where in such a batch.
+const REFUSED_AT: u64 = 5;
+/// The largest payload that the channels take.
+pub(crate) const MAX_PAYLOAD_BYTES: u32 = 64;
 
-/// One region's publisher.
+/// The levels of acknowledgement, each with a publisher in each region.
+pub(crate) const LEVELS: [(&str, Durability); 3] =
+    [("local", Durability::Local), ("peers", Durability::Peers(1)), ("all", Durability::All)];
+
+/// What a publisher was told of one publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It is durable as asked for.
+    Acknowledged,
+    /// It is not stored, and never will be.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// What one publisher was told, by number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record(Vec<Told>);
+
+impl Record {
+    /// How many there were.
+    pub(crate) fn attempted(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// How often this was told.
+    pub(crate) fn count(&self, told: Told) -> u64 {
+        self.0.iter().filter(|one| **one == told).count() as u64
+    }
+
+    /// The numbers of which this was told.
+    pub(crate) fn numbers(&self, told: Told) -> impl Iterator<Item = u64> {
+        (0..).zip(&self.0).filter(move |(_, one)| **one == told).map(|(number, _)| number)
+    }
+
+    fn note(&mut self, numbers: &Range<u64>, told: Told) {
+        assert_eq!(numbers.start, self.attempted(), "batches are answered in order");
+        self.0.extend(numbers.clone().map(|_| told));
+    }
+
+    /// Of what was published last, under the next number.
+    pub(crate) fn note_acknowledged(&mut self) {
+        self.0.push(Told::Acknowledged);
+    }
+}
+
+/// One publisher of one region.
 pub(crate) struct LoadPublisher {
-    task: JoinHandle<u64>,
+    /// Its name: region and level.
+    pub(crate) name: String,
+    task: JoinHandle<Record>,
     acknowledged: watch::Receiver<u64>,
 }
 
 impl LoadPublisher {
     /// Publishes until `stop`.
-    pub(crate) fn start(mesh: &Mesh, region: &str, stop: Arc<AtomicBool>) -> Self {
-        let options = PublisherOptions { give_up_after: PATIENCE, ..Default::default() };
+    pub(crate) fn start(
+        mesh: &Mesh,
+        region: &str,
+        (level, durability): (&str, Durability),
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let options =
+            PublisherOptions { durability, give_up_after: PATIENCE, ..Default::default() };
         let push_nodes = mesh.push_nodes(region).expect("the region has a push-node");
         let publisher = Publisher::new(push_nodes, "demo", options);
-        let region = region.to_owned();
+        let name = format!("{region}-{level}");
         let (progress, acknowledged) = watch::channel(0);
-        let task = tokio::spawn(async move {
-            let mut next = 0;
-            while !stop.load(Ordering::Relaxed) {
-                let batch = (next..next + BATCH).map(|number| outgoing(&region, number)).collect();
-                let receipt = publisher.publish(batch).await.expect("the publisher runs");
-                let published = receipt.await.unwrap_or_else(|error| panic!("{region}: {error}"));
-                assert_eq!(published.count, BATCH, "{region}");
-                next += BATCH;
-                progress.send_replace(next);
-            }
-            publisher.finish().await;
-            next
-        });
-        Self { task, acknowledged }
-    }
-
-    /// How many are acknowledged so far.
-    pub(crate) fn acknowledged(&self) -> u64 {
-        *self.acknowledged.borrow()
+        let load = Load {
+            name: name.clone(),
+            publisher,
+            progress,
+            open: VecDeque::new(),
+            record: Record::default(),
+            next: 0,
+            batches: 0,
+        };
+        Self { name, task: tokio::spawn(load.run(stop)), acknowledged }
     }
 
     /// Waits until `more` have been acknowledged from now on.
     pub(crate) async fn advance(&mut self, more: u64) {
-        let goal = self.acknowledged() + more;
+        let goal = *self.acknowledged.borrow() + more;
         self.acknowledged.wait_for(|count| *count >= goal).await.expect("the publisher runs");
     }
 
-    /// Waits for its end: how many were acknowledged.
-    pub(crate) async fn finish(self) -> u64 {
+    /// Waits for its end: what it was told.
+    pub(crate) async fn finish(self) -> Record {
         self.task.await.expect("the publisher does not fail")
     }
 }
 
-fn outgoing(region: &str, number: u64) -> Outgoing {
-    Outgoing {
-        channel: format!("from-{region}"),
-        payload: Bytes::from(format!("{region}:{number}")),
-        ..Default::default()
-    }
+/// What a publisher's task works with.
+struct Load {
+    name: String,
+    publisher: Publisher,
+    progress: watch::Sender<u64>,
+    open: VecDeque<(Range<u64>, Receipt)>,
+    record: Record,
+    next: u64,
+    batches: u64,
 }
 
-/// What one subscriber got.
-#[derive(Debug, Default)]
-pub(crate) struct Got {
-    /// By publisher, the numbers in the order they came.
-    pub(crate) numbers: BTreeMap<String, Vec<u64>>,
-    /// Payloads that no publisher made.
-    pub(crate) invented: Vec<String>,
-    /// Gaps that were told.
-    pub(crate) gaps: u64,
-    /// How often the subscription had to be opened again.
-    pub(crate) resumed: u64,
-}
-
-impl Got {
-    /// How many of the first `count` of a publisher are missing.
-    pub(crate) fn lost(&self, publisher: &str, count: u64) -> u64 {
-        let there: BTreeSet<u64> =
-            self.numbers.get(publisher).into_iter().flatten().copied().collect();
-        (0..count).filter(|number| !there.contains(number)).count() as u64
-    }
-
-    /// How many came more than once.
-    pub(crate) fn doubled(&self) -> u64 {
-        let doubled =
-            |numbers: &Vec<u64>| numbers.len() - numbers.iter().collect::<BTreeSet<_>>().len();
-        self.numbers.values().map(doubled).sum::<usize>() as u64
-    }
-
-    /// How often a number came before a lower one.
-    pub(crate) fn out_of_order(&self) -> u64 {
-        let breaks =
-            |numbers: &Vec<u64>| numbers.windows(2).filter(|pair| pair[0] > pair[1]).count();
-        self.numbers.values().map(breaks).sum::<usize>() as u64
-    }
-
-    fn take(&mut self, message: &v1::DeliveredMessage) {
-        let payload = String::from_utf8_lossy(&message.payload).into_owned();
-        let known = payload
-            .split_once(':')
-            .and_then(|(publisher, number)| {
-                Some((publisher.to_owned(), number.parse::<u64>().ok()?))
-            })
-            .filter(|(publisher, _)| message.channel == format!("from-{publisher}"));
-        match known {
-            Some((publisher, number)) => self.numbers.entry(publisher).or_default().push(number),
-            None => self.invented.push(payload),
-        }
-    }
-}
-
-/// One region's subscriber of all channels.
-pub(crate) struct LoadSubscriber {
-    task: JoinHandle<()>,
-    got: Arc<Mutex<Got>>,
-    changed: watch::Receiver<u64>,
-}
-
-impl LoadSubscriber {
-    /// Reads from the oldest message on.
-    pub(crate) fn start(mesh: &Mesh, region: &str) -> Self {
-        let options = SubscriberOptions {
-            start: Start::Oldest,
-            give_up_after: PATIENCE,
-            ..Default::default()
-        };
-        let gateways = mesh.gateways(region).expect("the region has a gateway");
-        let mut subscriber = Subscriber::new(gateways, "demo", &["from-*".to_owned()], &options);
-        let got = Arc::new(Mutex::new(Got::default()));
-        let shared = Arc::clone(&got);
-        let (progress, changed) = watch::channel(0);
-        let region = region.to_owned();
-        let task = tokio::spawn(async move {
-            loop {
-                let received = match subscriber.next().await {
-                    Ok(Some(received)) => received,
-                    Ok(None) => return,
-                    Err(error) => panic!("the subscriber in {region}: {error}"),
-                };
-                let mut got = shared.lock().expect("nobody panics with it");
-                for delivery in &received.deliveries {
-                    match &delivery.event {
-                        Some(v1::delivery::Event::Message(message)) => got.take(message),
-                        Some(v1::delivery::Event::Gap(_)) => got.gaps += 1,
-                        _ => {}
-                    }
-                }
-                got.resumed = subscriber.resumed();
-                progress.send_modify(|count| *count += received.deliveries.len() as u64);
+impl Load {
+    async fn run(mut self, stop: Arc<AtomicBool>) -> Record {
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        while !stop.load(Ordering::Relaxed) {
+            let has_room = self.open.len() < OPEN_BATCHES;
+            tokio::select! {
+                answer = first(&mut self.open) => self.note(answer),
+                _ = pace.tick(), if has_room => self.publish().await,
             }
-        });
-        Self { task, got, changed }
+        }
+        while !self.open.is_empty() {
+            let answer = first(&mut self.open).await;
+            self.note(answer);
+        }
+        self.publisher.finish().await;
+        self.record
     }
 
-    /// Waits until it has the last acknowledged message of every publisher, or
-    /// until `limit` is over: then the checks say what is missing.
-    pub(crate) async fn catch_up(&mut self, published: &BTreeMap<String, u64>, limit: Duration) {
-        let got = Arc::clone(&self.got);
-        let all = || {
-            let got = got.lock().expect("nobody panics with it");
-            published.iter().all(|(publisher, count)| {
-                got.numbers
-                    .get(publisher)
-                    .is_some_and(|numbers| numbers.iter().any(|number| number + 1 >= *count))
-            })
+    async fn publish(&mut self) {
+        self.batches += 1;
+        let is_refused = self.batches.is_multiple_of(BATCHES_PER_REFUSAL);
+        let numbers = self.next..self.next + BATCH;
+        let too_long = is_refused.then_some(self.next + REFUSED_AT);
+        let batch =
+            numbers.clone().map(|number| outgoing(&self.name, number, too_long == Some(number)));
+        let receipt = self.publisher.publish(batch.collect()).await.expect("the publisher runs");
+        self.next = numbers.end;
+        self.open.push_back((numbers, receipt));
+    }
+
+    fn note(&mut self, (numbers, published): Answer) {
+        let (stored, rest) = match published {
+            Ok(published) => (published.count, None),
+            Err(ClientError::Batch(batch)) if batch.outcome.stored == Stored::No => {
+                (batch.stored, Some(Told::Refused))
+            }
+            Err(error) => {
+                println!("{}: {numbers:?}: {error}", self.name);
+                (error.batch().map_or(0, |batch| batch.stored), Some(Told::Unknown))
+            }
         };
-        // Over time the checks tell more than a panic here would.
-        let _ = tokio::time::timeout(limit, self.changed.wait_for(|_| all())).await;
+        let acknowledged = numbers.start..numbers.start + stored;
+        assert!(rest.is_some() || acknowledged.end == numbers.end, "{}: {numbers:?}", self.name);
+        self.record.note(&acknowledged, Told::Acknowledged);
+        if let Some(rest) = rest {
+            self.record.note(&(acknowledged.end..numbers.end), rest);
+        }
+        self.progress.send_modify(|sum| *sum += stored);
     }
+}
 
-    /// Ends it: what it got.
-    pub(crate) fn finish(self) -> Got {
-        assert!(!self.task.is_finished(), "the subscriber ended by itself");
-        self.task.abort();
-        std::mem::take(&mut *self.got.lock().expect("nobody panics with it"))
+type Answer = (Range<u64>, Result<interlock_client::Published, ClientError>);
+
+/// Waits for the first open receipt, for ever if there is none.
+async fn first(open: &mut VecDeque<(Range<u64>, Receipt)>) -> Answer {
+    let Some((_, receipt)) = open.front_mut() else { return std::future::pending().await };
+    let published = receipt.await;
+    let (numbers, _) = open.pop_front().expect("it was looked at");
+    (numbers, published)
+}
+
+/// The channel of a publisher.
+pub(crate) fn channel(publisher: &str) -> String {
+    format!("from-{publisher}")
+}
+
+fn payload(publisher: &str, number: u64) -> String {
+    format!("{publisher}:{number}")
+}
+
+/// The publisher and the number in a payload, if they fit its channel.
+pub(crate) fn read_payload(message: &v1::DeliveredMessage) -> Option<(String, u64)> {
+    let text = std::str::from_utf8(&message.payload).ok()?;
+    let (publisher, number) = text.trim_end().split_once(':')?;
+    let number = number.parse().ok()?;
+    (message.channel == channel(publisher)).then(|| (publisher.to_owned(), number))
+}
+
+fn outgoing(publisher: &str, number: u64, is_too_long: bool) -> Outgoing {
+    let mut text = payload(publisher, number);
+    if is_too_long {
+        let width = MAX_PAYLOAD_BYTES as usize + 1;
+        text = format!("{text:width$}");
+    }
+    Outgoing { channel: channel(publisher), payload: Bytes::from(text), ..Default::default() }
+}
+
+/// One publication by itself, to the end of a publisher's.
+pub(crate) fn closing(publisher: &str, number: u64) -> v1::PublishRequest {
+    v1::PublishRequest {
+        namespace: "demo".to_owned(),
+        publication: Some(v1::Publication {
+            channel: channel(publisher),
+            payload: payload(publisher, number).into(),
+            ..Default::default()
+        }),
+        durability: Some(Durability::All.to_wire()),
+        ..Default::default()
     }
 }

@@ -5,10 +5,20 @@
 //! `INTERLOCK_BINARIES`. `cargo xtask kills --kills 100 --seed N` runs the random
 //! kills at full length.
 
+mod demonstration;
 mod load;
 mod random_kills;
+mod readers;
+#[path = "../end_to_end/waiting.rs"]
+mod waiting;
 
 use std::path::PathBuf;
+
+/// The processes of one test take all of the machine: the others wait.
+fn the_machine() -> &'static tokio::sync::Mutex<()> {
+    static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    &MACHINE
+}
 
 /// Where the binaries are.
 fn binaries() -> PathBuf {

@@ -56,10 +56,6 @@ fn declare_message(message: &DescriptorProto, name: &str, lines: &mut BTreeMap<S
         };
         lines.insert(key, format!("{} {}{oneof}", field.name(), type_of(field)));
     }
-    for range in &message.reserved_range {
-        // Reserved numbers may be taken into use in order; they are not promised.
-        assert!(range.start() < range.end());
-    }
     for nested in &message.nested_type {
         declare_message(nested, &format!("{name}.{}", nested.name()), lines);
     }

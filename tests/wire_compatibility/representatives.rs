@@ -224,6 +224,8 @@ pub fn representatives() -> Vec<Representative> {
     all.extend(replicated());
     all.extend(published());
     all.extend(delivered_to_readers());
+    all.extend(followed_by_gateways());
+    all.extend(registered());
     all
 }
 
@@ -409,19 +411,42 @@ fn published() -> Vec<Representative> {
                 possibly_repeated: true,
             },
         ),
+        of("AcknowledgedRange", acknowledged_range()),
         of(
             "PublishStreamResponse",
             v1::PublishStreamResponse {
-                acknowledged: vec![v1::AcknowledgedRange {
-                    first_sequence: 129,
-                    last_sequence: 131,
-                    first: Some(reference()),
-                    already_stored: true,
-                }],
+                acknowledged: vec![acknowledged_range()],
                 durable_at: vec!["north-0".into()],
             },
         ),
     ]
+}
+
+fn acknowledged_range() -> v1::AcknowledgedRange {
+    v1::AcknowledgedRange {
+        first_sequence: 129,
+        last_sequence: 131,
+        first: Some(reference()),
+        already_stored: true,
+    }
+}
+
+fn channel_event() -> v1::ChannelEvent {
+    v1::ChannelEvent {
+        channel: "prices/EUR.USD".into(),
+        epoch: 2,
+        kind: v1::ChannelEventKind::Deleted.into(),
+        message: None,
+    }
+}
+
+fn follow_run() -> v1::FollowRun {
+    v1::FollowRun {
+        log: Some(log()),
+        row: Some(row()),
+        through: 70_001,
+        sends: vec![send().encode_to_vec().into()],
+    }
 }
 
 fn delivered_to_readers() -> Vec<Representative> {
@@ -433,11 +458,6 @@ fn delivered_to_readers() -> Vec<Representative> {
     };
     let delivery =
         |case: &str, event| of(&format!("Delivery#{case}"), v1::Delivery { event: Some(event) });
-    let channel_event = v1::ChannelEvent {
-        channel: "prices/EUR.USD".into(),
-        epoch: 2,
-        kind: v1::ChannelEventKind::Deleted.into(),
-    };
     vec![
         start("now", Position::Now(true)),
         start("oldest", Position::Oldest(true)),
@@ -445,22 +465,13 @@ fn delivered_to_readers() -> Vec<Representative> {
         start("time", Position::TimeUnixMilliseconds(1_700_000_000_000)),
         start("cursor", Position::Cursor(Bytes::from_static(b"cursor"))),
         of("LogRow", row()),
-        of(
-            "FollowRun",
-            v1::FollowRun {
-                log: Some(log()),
-                row: Some(row()),
-                through: 70_001,
-                sends: vec![send().encode_to_vec().into()],
-            },
-        ),
         of("DeliveredMessage", delivered()),
         of("DeliveryGap", gap()),
         delivery("message", Event::Message(delivered())),
         delivery("gap", Event::Gap(gap())),
         delivery(
             "channel_event",
-            Event::ChannelEvent(v1::DeliveredChannelEvent { event: Some(channel_event) }),
+            Event::ChannelEvent(v1::DeliveredChannelEvent { event: Some(channel_event()) }),
         ),
         delivery(
             "caught_up",
@@ -472,6 +483,100 @@ fn delivered_to_readers() -> Vec<Representative> {
             v1::SubscribeResponse {
                 deliveries: vec![v1::Delivery { event: Some(Event::Gap(gap())) }],
                 cursor: Bytes::from_static(b"cursor"),
+            },
+        ),
+    ]
+}
+
+/// What a push-node and its gateways say to each other.
+fn followed_by_gateways() -> Vec<Representative> {
+    use v1::follow_response::Body;
+
+    let response = |case: &str, body| {
+        of(&format!("FollowResponse#{case}"), v1::FollowResponse { body: Some(body) })
+    };
+    let opened = v1::FollowOpened {
+        namespace: 3,
+        cursor: Bytes::from_static(b"cursor"),
+        rows: vec![row()],
+        node: "north-0".into(),
+    };
+    let batch = v1::FollowBatch { runs: vec![follow_run()] };
+    let heartbeat = v1::FollowHeartbeat { origins: vec![freshness()], caught_up: true };
+    let finished = v1::FollowFinished { cursor: Bytes::from_static(b"cursor") };
+    vec![
+        of(
+            "FollowRequest",
+            v1::FollowRequest {
+                namespace: "markets".into(),
+                start: Some(v1::StartPosition {
+                    position: Some(v1::start_position::Position::Oldest(true)),
+                }),
+                channels: vec!["prices/*".into()],
+                until_cursor: Bytes::from_static(b"cursor"),
+                until_now: true,
+                gateway: "north-gateway-0".into(),
+                excluded_origins: vec![7, 300],
+            },
+        ),
+        of("FollowRun", follow_run()),
+        of("FollowOpened", opened.clone()),
+        of("FollowBatch", batch.clone()),
+        of("ChannelEvent", v1::ChannelEvent { message: Some(reference()), ..channel_event() }),
+        of("ChannelEvent#unnamed", channel_event()),
+        of("OriginFreshness", freshness()),
+        of("FollowHeartbeat", heartbeat.clone()),
+        of("FollowFinished", finished.clone()),
+        of("FollowDraining", v1::FollowDraining {}),
+        response("opened", Body::Opened(opened)),
+        response("batch", Body::Batch(batch)),
+        response("channel_event", Body::ChannelEvent(channel_event())),
+        response("gap", Body::Gap(gap())),
+        response("heartbeat", Body::Heartbeat(heartbeat)),
+        response("finished", Body::Finished(finished)),
+        response("draining", Body::Draining(v1::FollowDraining {})),
+    ]
+}
+
+/// What a push-node and the control-plane say to each other.
+fn registered() -> Vec<Representative> {
+    vec![
+        of(
+            "RegisterNodeRequest",
+            v1::RegisterNodeRequest {
+                name: "north-0".into(),
+                region: "north".into(),
+                replication_address: "north-0:7001".into(),
+                client_address: "north-0:7002".into(),
+                incarnation: INCARNATION,
+                topology_version: Some(version()),
+                feature_level: 1,
+            },
+        ),
+        of(
+            "RegisterNodeResponse",
+            v1::RegisterNodeResponse {
+                number: 7,
+                fencing_token: 12,
+                lease_milliseconds: 10_000,
+                topology: Some(topology()),
+            },
+        ),
+        of(
+            "RenewLeaseRequest",
+            v1::RenewLeaseRequest {
+                number: 7,
+                fencing_token: 12,
+                incarnation: INCARNATION,
+                topology_version: Some(v1::TopologyVersion { generation: 1, number: 300 }),
+            },
+        ),
+        of(
+            "RenewLeaseResponse",
+            v1::RenewLeaseResponse {
+                lease_milliseconds: 10_000,
+                fencing_token: 13,
+                topology_version: Some(version()),
             },
         ),
     ]

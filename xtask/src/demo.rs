@@ -3,22 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use crate::story;
-use crate::web_origin::WebOrigin;
+use crate::live_table::LiveTable;
+use crate::story::{self, Input};
 use crate::workspace::{self, binaries};
 use xtask::interlock_command::{Interlock, eventually};
 use xtask::mesh::{Mesh, REGIONS};
-
-/// Every message's payload ends here; a longer line cannot be published.
-const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+use xtask::web_origin::WebOrigin;
 
 /// How `cargo xtask demo` is called.
 #[derive(Args)]
@@ -35,6 +32,13 @@ pub struct DemoArguments {
     /// Use the binaries that were built before.
     #[arg(long)]
     no_build: bool,
+    /// Where data, logs and the context are kept; in the target folder unless
+    /// given. With --check what is there is removed first.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Seconds until a process that ended is started again.
+    #[arg(long, default_value_t = 20, conflicts_with = "check")]
+    restart_after: u64,
 }
 
 /// Runs the demonstration or the check.
@@ -42,89 +46,81 @@ pub fn run(root: &Path, arguments: &DemoArguments) -> Result<()> {
     if arguments.check {
         // The input is checked before anything is built or started.
         let path = arguments.input.clone().unwrap_or_else(|| root.join("tests/data/story.txt"));
-        let input = read_lines(&path)?;
+        let input = Input::read(&path)?;
         if !arguments.no_build {
             workspace::build(root)?;
         }
-        return check(root, &path, &input);
+        let folder = folder_for(root, arguments, "interlock-demo-check")?;
+        return check(root, &folder, &input);
     }
     if !arguments.no_build {
         workspace::build(root)?;
     }
-    show(root, arguments.fresh)
+    show(root, arguments)
 }
 
-/// The lines of a file, split at `\n`; what follows the last `\n` counts if it
-/// is not empty.
-fn read_lines(path: &Path) -> Result<Vec<Vec<u8>>> {
-    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let mut lines: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
-    if lines.last().is_some_and(Vec::is_empty) {
-        lines.pop();
+fn folder_for(root: &Path, arguments: &DemoArguments, name: &str) -> Result<PathBuf> {
+    match &arguments.folder {
+        Some(folder) => Ok(folder.clone()),
+        None => Ok(workspace::target_folder(root)?.join(name)),
     }
-    if lines.is_empty() {
-        bail!("{} has no lines", path.display());
-    }
-    for (number, line) in lines.iter().enumerate() {
-        if line.len() > MAX_PAYLOAD_BYTES {
-            bail!(
-                "{}: line {} has {} bytes; a message holds at most {MAX_PAYLOAD_BYTES}",
-                path.display(),
-                number + 1,
-                line.len()
-            );
-        }
-    }
-    Ok(lines)
 }
 
-fn check(root: &Path, path: &Path, input: &[Vec<u8>]) -> Result<()> {
-    let folder = crate::demo_folder(root)?.with_file_name("interlock-demo-check");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
+/// Removes what an earlier demonstration left, and nothing else.
+fn forget(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
     }
+    let is_empty = fs::read_dir(folder)?.next().is_none();
+    ensure!(
+        is_empty || Mesh::was_made_in(folder),
+        "{} holds something else than a demonstration's data: name another folder",
+        folder.display()
+    );
+    Ok(fs::remove_dir_all(folder)?)
+}
+
+fn check(root: &Path, folder: &Path, input: &Input) -> Result<()> {
+    forget(folder)?;
     let started = Instant::now();
-    println!("story: {} lines of {}", input.len(), path.display());
+    println!("story: {} lines of {}", input.lines().len(), input.path().display());
     let origin = WebOrigin::start(b"opening hours: 9 to 5\n".to_vec())?;
-    let web_origins = REGIONS
-        .into_iter()
-        .map(|region| (region.to_owned(), origin.address().to_owned()))
-        .collect();
-    let mut mesh = Mesh::new(&folder, &binaries(root)?, web_origins)?;
+    let mut mesh = Mesh::new(folder, &binaries(root)?, web_origins(&origin))?;
     let interlock = Interlock::new(&binaries(root)?, &mesh.context_file());
     mesh.start()?;
-    let outcome = story::tell(&mut mesh, &interlock, &origin, path, input);
+    let outcome = story::tell(&mut mesh, &interlock, &origin, input);
     let stopped = mesh.stop_all();
     outcome.with_context(|| {
         format!("the story failed; data and logs are kept in {}", folder.display())
     })?;
     stopped?;
-    fs::remove_dir_all(&folder)?;
+    fs::remove_dir_all(folder)?;
     println!("story: M1 to M15 hold, {} s", started.elapsed().as_secs());
     Ok(())
 }
 
-fn show(root: &Path, fresh: bool) -> Result<()> {
+fn web_origins(origin: &WebOrigin) -> BTreeMap<String, String> {
+    REGIONS.into_iter().map(|region| (region.to_owned(), origin.address().to_owned())).collect()
+}
+
+fn show(root: &Path, arguments: &DemoArguments) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
-    let folder = crate::demo_folder(root)?;
-    if fresh && folder.exists() {
-        fs::remove_dir_all(&folder)?;
+    let folder = folder_for(root, arguments, "interlock-demo")?;
+    if arguments.fresh {
+        forget(&folder)?;
     }
     let origin = WebOrigin::start(b"opening hours: 9 to 5\n".to_vec())?;
-    let web_origins = REGIONS
-        .into_iter()
-        .map(|region| (region.to_owned(), origin.address().to_owned()))
-        .collect();
-    let mut mesh = Mesh::new(&folder, &binaries(root)?, web_origins)?;
+    let mut mesh = Mesh::new(&folder, &binaries(root)?, web_origins(&origin))?;
     let interlock = Interlock::new(&binaries(root)?, &mesh.context_file());
     eprintln!("demo: starting three regions and a control-plane");
     mesh.start()?;
     let outcome = prepare(&interlock).and_then(|()| {
-        print_what_to_try(&mesh, &binaries(root)?);
-        watch(&mut mesh, &interlock, &interrupted)
+        let restart_after = Duration::from_secs(arguments.restart_after);
+        print_what_to_try(&mesh, &binaries(root)?, restart_after);
+        LiveTable::new(&interlock)?.show(&mut mesh, restart_after, &interrupted)
     });
     eprintln!("\ndemo: stopping; the data stays in {} (--fresh forgets it)", folder.display());
     mesh.stop_all()?;
@@ -133,7 +129,7 @@ fn show(root: &Path, fresh: bool) -> Result<()> {
 
 /// Makes the namespace `demo` on all regions and the channel `demo/hello`,
 /// unless an earlier demonstration has.
-fn prepare(interlock: &Interlock) -> Result<()> {
+pub fn prepare(interlock: &Interlock) -> Result<()> {
     let home = REGIONS[0];
     interlock.json(home, &["group", "apply", "world", "--regions", &REGIONS.join(",")])?;
     let namespaces = interlock.json(home, &["namespace", "list"])?;
@@ -158,7 +154,7 @@ pub fn names(answer: &serde_json::Value, list: &str) -> Vec<String> {
         .unwrap_or_default()
 }
 
-fn print_what_to_try(mesh: &Mesh, binaries: &Path) {
+fn print_what_to_try(mesh: &Mesh, binaries: &Path, restart_after: Duration) {
     let context = mesh.context_file();
     println!("\nlistening:\n{}", mesh.listing());
     println!("context: {}\n", context.display());
@@ -170,43 +166,33 @@ fn print_what_to_try(mesh: &Mesh, binaries: &Path) {
     );
     println!("  interlock --region asia subscribe demo/hello --from oldest");
     println!("  interlock --region europe publish demo/hello 'good morning'");
-    println!("  interlock status\n");
+    println!("  interlock lag");
+    let asia = Mesh::push_node(REGIONS[2]);
+    if let Some(number) = mesh.process_number(&asia) {
+        println!("  kill -9 {number}");
+    }
+    println!(
+        "\nWhat ends is started again after {} s: kill {asia}, publish on, and see its queue.",
+        restart_after.as_secs()
+    );
     println!("Ctrl-C stops all.\n");
 }
 
-/// Shows the live table until Ctrl-C.
-fn watch(mesh: &mut Mesh, interlock: &Interlock, interrupted: &AtomicBool) -> Result<()> {
-    let mut table = interlock.command(REGIONS[0], &["status", "--watch"]).spawn()?;
-    while !interrupted.load(Ordering::Relaxed) {
-        if let Some(what) = mesh.ended() {
-            let _ = table.kill();
-            let _ = table.wait();
-            bail!(what);
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let _ = table.kill();
-    table.wait()?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// First figures on a fresh mesh, by `interlock bench`.
-pub fn measure(root: &Path, seconds: u32) -> Result<()> {
-    workspace::build(root)?;
-    let folder = crate::demo_folder(root)?.with_file_name("interlock-measure");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
+    #[test]
+    fn only_what_a_demonstration_left_is_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (own, foreign) = (folder.path().join("own"), folder.path().join("foreign"));
+        Mesh::new(&own, Path::new("/nowhere"), BTreeMap::new()).expect("free ports");
+        forget(&own).expect("its own");
+        assert!(!own.exists());
+        forget(&own).expect("nothing there");
+        fs::create_dir(&foreign).expect("a folder");
+        fs::write(foreign.join("letters"), "dear all").expect("written");
+        assert!(forget(&foreign).is_err());
+        assert!(foreign.join("letters").exists());
     }
-    let mut mesh = Mesh::new(&folder, &binaries(root)?, BTreeMap::new())?;
-    let interlock = Interlock::new(&binaries(root)?, &mesh.context_file());
-    mesh.start()?;
-    prepare(&interlock)?;
-    for arguments in [vec!["bench", "publish"], vec!["bench", "latency", "--to", REGIONS[2]]] {
-        let seconds = seconds.to_string();
-        let mut command: Command = interlock.command(REGIONS[0], &arguments);
-        workspace::run(command.args(["--seconds", &seconds]).arg("demo/hello"), "the measurement")?;
-    }
-    mesh.stop_all()?;
-    fs::remove_dir_all(&folder)?;
-    Ok(())
 }

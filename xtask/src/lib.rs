@@ -1,5 +1,6 @@
-//! A mesh of real processes on loopback, and the `interlock` command to talk to
-//! it: what the demonstration and the fault tests share.
+//! A mesh of real processes on loopback, the `interlock` command to talk to it,
+//! and a region's web server: what the demonstration and the tests share.
 
 pub mod interlock_command;
 pub mod mesh;
+pub mod web_origin;

@@ -4,12 +4,12 @@
 
 mod checks;
 mod demo;
+mod live_table;
+mod measure;
 mod setup;
 mod story;
-mod web_origin;
 mod workspace;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -57,8 +57,11 @@ enum Task {
     /// First figures: durable publishes per second, latency to a remote subscriber.
     Measure {
         /// Seconds for each measurement.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 5)]
         seconds: u32,
+        /// The layouts of the log's keys instead, as in docs/decisions/0003.
+        #[arg(long, conflicts_with = "seconds")]
+        key_layouts: bool,
     },
     /// Run a fuzz target with random and mutated inputs (cargo-fuzz where a nightly toolchain is there).
     Fuzz {
@@ -91,12 +94,8 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(arguments) => demo::run(&root, &arguments),
         Task::Simulate { arguments } => workspace::simulate(&root, &arguments),
         Task::Kills { kills, seed } => workspace::kills(&root, kills, seed),
-        Task::Measure { seconds } => demo::measure(&root, seconds),
+        Task::Measure { key_layouts: true, .. } => measure::key_layouts(&root),
+        Task::Measure { seconds, .. } => measure::mesh(&root, seconds),
         Task::Fuzz { target, seconds } => checks::fuzz(&root, target.as_deref(), seconds),
     }
-}
-
-/// Where the demonstration keeps its data unless told otherwise.
-fn demo_folder(root: &std::path::Path) -> Result<PathBuf> {
-    Ok(workspace::target_folder(root)?.join("interlock-demo"))
 }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ pub struct Mesh {
     folder: PathBuf,
     binaries: PathBuf,
     web_origins: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
     ports: BTreeMap<String, u16>,
     processes: BTreeMap<String, Child>,
 }
@@ -46,12 +47,23 @@ impl Mesh {
             folder: folder.to_owned(),
             binaries: binaries.to_owned(),
             web_origins,
+            environment: BTreeMap::new(),
             ports: BTreeMap::new(),
             processes: BTreeMap::new(),
         };
         mesh.choose_ports()?;
         mesh.write_context()?;
         Ok(mesh)
+    }
+
+    /// Gives the processes that are started from now on a variable.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Whether a folder is one that a mesh has used.
+    pub fn was_made_in(folder: &Path) -> bool {
+        ports_file(folder).exists()
     }
 
     /// The context file for the `interlock` command.
@@ -132,7 +144,7 @@ impl Mesh {
     pub fn start_gateway(&mut self, region: &str) -> Result<()> {
         let name = Self::gateway(region);
         let arguments = vec![
-            "--name".to_owned(),
+            "--gateway".to_owned(),
             name.clone(),
             "--region".to_owned(),
             region.to_owned(),
@@ -177,32 +189,62 @@ impl Mesh {
         Ok(())
     }
 
-    /// The first process that ended without being asked to.
-    pub fn ended(&mut self) -> Option<String> {
-        self.processes.iter_mut().find_map(|(name, child)| match child.try_wait() {
-            Ok(Some(status)) => Some(format!(
-                "{name} ended with {status}; its log: {}",
-                self.folder.join("logs").join(format!("{name}.log")).display()
-            )),
-            _ => None,
-        })
+    /// The processes that ended without being asked to: they are no longer part
+    /// of the mesh until they are started again.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        for (name, child) in &mut self.processes {
+            if let Ok(Some(status)) = child.try_wait() {
+                ended.push(Ended { name: name.clone(), status, log: log_of(&self.folder, name) });
+            }
+        }
+        for Ended { name, .. } in &ended {
+            self.processes.remove(name);
+        }
+        ended
     }
 
-    /// `name  address` lines for people.
+    /// Starts a process by its name.
+    pub fn start_one(&mut self, name: &str) -> Result<()> {
+        if name == "control-plane" {
+            return self.start_control_plane();
+        }
+        for region in REGIONS {
+            if name == Self::push_node(region) {
+                return self.start_push_node(region);
+            }
+            if name == Self::gateway(region) {
+                return self.start_gateway(region);
+            }
+        }
+        bail!("no process of the mesh is called {name}")
+    }
+
+    /// The number of a process that runs, for `kill`.
+    pub fn process_number(&self, name: &str) -> Option<u32> {
+        self.processes.get(name).map(Child::id)
+    }
+
+    /// `name  address  process number` lines for people.
     pub fn listing(&self) -> String {
         let mut text = String::new();
         for (name, port) in &self.ports {
-            let _ = writeln!(text, "  {name:26} 127.0.0.1:{port}");
+            let _ = write!(text, "  {name:26} 127.0.0.1:{port}");
+            if let Some(number) = self.process_number(name) {
+                let _ = write!(text, "  process {number}");
+            }
+            text.push('\n');
         }
         text
     }
 
     fn spawn(&mut self, name: &str, binary: &str, arguments: &[String]) -> Result<()> {
-        let log_path = self.folder.join("logs").join(format!("{name}.log"));
+        let log_path = log_of(&self.folder, name);
         let log = File::options().create(true).append(true).open(&log_path)?;
         let mut child = Command::new(self.binaries.join(binary))
             .args(arguments)
             .arg("--announce")
+            .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -237,7 +279,7 @@ impl Mesh {
     /// Keeps the ports of the last start where they are still free, so that a
     /// kept context file stays true.
     fn choose_ports(&mut self) -> Result<()> {
-        let file = self.folder.join("ports.json");
+        let file = ports_file(&self.folder);
         let kept: BTreeMap<String, u16> = fs::read(&file)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -283,6 +325,25 @@ impl Drop for Mesh {
             let _ = child.wait();
         }
     }
+}
+
+/// A process that ended without being asked to.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which one.
+    pub name: String,
+    /// How.
+    pub status: ExitStatus,
+    /// Where it said why, if it did.
+    pub log: PathBuf,
+}
+
+fn ports_file(folder: &Path) -> PathBuf {
+    folder.join("ports.json")
+}
+
+fn log_of(folder: &Path, name: &str) -> PathBuf {
+    folder.join("logs").join(format!("{name}.log"))
 }
 
 fn process_addresses() -> Vec<String> {
@@ -342,4 +403,52 @@ fn wait_or_kill(name: &str, child: &mut Child) -> Result<()> {
     child.kill()?;
     child.wait()?;
     bail!("{name} did not stop within {STOP_LIMIT:?} of SIGTERM and was killed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mesh(folder: &Path) -> Mesh {
+        Mesh::new(folder, Path::new("/nowhere"), BTreeMap::new()).expect("free ports")
+    }
+
+    #[test]
+    fn ports_are_kept_while_nobody_else_has_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = mesh(folder.path()).ports.clone();
+        let distinct: std::collections::BTreeSet<u16> = first.values().copied().collect();
+        assert_eq!(distinct.len(), process_addresses().len());
+        // Held here, so that nobody else can take them in between.
+        let other = TcpListener::bind(("127.0.0.1", first["asia-1"])).expect("free again");
+        let second = mesh(folder.path());
+        for (name, port) in &first {
+            let is_kept = second.ports[name] == *port;
+            assert_eq!(is_kept, name != "asia-1", "{name}");
+        }
+        drop(other);
+        let context = fs::read_to_string(second.context_file()).expect("written");
+        assert!(context.contains(&second.url("asia-1")), "{context}");
+        assert_eq!(mesh(folder.path()).ports, second.ports, "what was chosen last is kept");
+    }
+
+    #[test]
+    fn a_process_that_ends_is_told_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut mesh = mesh(folder.path());
+        let child = Command::new("sh").args(["-c", "exit 7"]).spawn().expect("a shell");
+        mesh.processes.insert("asia-1".to_owned(), child);
+        let deadline = Instant::now() + START_LIMIT;
+        let ended = loop {
+            let ended = mesh.take_ended();
+            if !ended.is_empty() {
+                break ended;
+            }
+            assert!(Instant::now() < deadline, "the end is not noticed");
+            std::thread::yield_now();
+        };
+        assert_eq!((ended[0].name.as_str(), ended[0].status.code()), ("asia-1", Some(7)));
+        assert!(mesh.take_ended().is_empty());
+        assert!(mesh.start_one("asia-2").is_err());
+    }
 }

@@ -1,23 +1,26 @@
 //! The story of M1–M15 on real input: each step is told as it begins and fails
 //! with what was expected and what was found.
 
+mod input;
+mod readers;
+
 use std::fs;
-use std::io::Write;
-use std::ops::Range;
-use std::path::Path;
-use std::process::{Child, Stdio};
+use std::io::Write as _;
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::demo::names;
-use crate::web_origin::WebOrigin;
+use readers::path;
 use xtask::interlock_command::{Interlock, eventually, finish};
 use xtask::mesh::{Mesh, REGIONS};
+use xtask::web_origin::WebOrigin;
 
-/// How long anything in the story may take; only reached when something is wrong.
-const LIMIT: Duration = Duration::from_secs(120);
+pub use input::Input;
 
 const EUROPE: &str = REGIONS[0];
 const AMERICA: &str = REGIONS[1];
@@ -28,10 +31,10 @@ pub fn tell(
     mesh: &mut Mesh,
     interlock: &Interlock,
     origin: &WebOrigin,
-    input: &Path,
-    lines: &[Vec<u8>],
+    input: &Input,
 ) -> Result<()> {
-    let story = Story { interlock, folder: mesh.folder().to_owned(), lines };
+    let limit = input.limit();
+    let story = Story { interlock, folder: mesh.folder().to_owned(), input, limit };
     step("M2 M15", "nodes are registered; groups and namespaces are placed", || story.place())?;
     step("M3", "a channel made once, at one node, is at every node of its groups", || {
         story.channels()
@@ -44,20 +47,20 @@ pub fn tell(
         story.content(origin)
     })?;
     step("M7 M13 M14", "every line, once and in order, at subscribers of every region", || {
-        story.lines_everywhere(input)
+        story.lines_everywhere()
     })?;
     step("M4", "every node is master of what it accepts, all at the same time", || {
-        story.all_are_masters(input)
+        story.all_are_masters()
     })?;
     step("M6 M8 M9 M10 M11", "a receiver that is killed gets the rest when it is back", || {
-        story.receiver_dies(mesh, input)
+        story.receiver_dies(mesh)
     })?;
     step("M12", "an origin that is killed in the middle goes on where its log ends", || {
         story.origin_dies(mesh)
     })?;
     step("M14", "a cursor taken in one region goes on in another", || story.cursor_moves())?;
     step("M1", "a region serves alone, and what it accepted reaches the others later", || {
-        story.alone(mesh, input)
+        story.alone(mesh)
     })?;
     step("M3 M14", "all nodes hold the same, by digest, and nothing waits", || {
         story.same_everywhere()
@@ -72,15 +75,9 @@ fn step(method: &str, what: &str, act: impl FnOnce() -> Result<()>) -> Result<()
 struct Story<'a> {
     interlock: &'a Interlock,
     folder: std::path::PathBuf,
-    lines: &'a [Vec<u8>],
-}
-
-/// A subscriber of the story: a running `interlock subscribe` and its file.
-struct Subscriber {
-    region: &'static str,
-    child: Child,
-    file: std::path::PathBuf,
-    what: String,
+    input: &'a Input,
+    /// How long anything may take; only reached when something is wrong.
+    limit: Duration,
 }
 
 impl Story<'_> {
@@ -98,7 +95,7 @@ impl Story<'_> {
             ensure!(node["region"] == region, "{name} is registered in {}", node["region"]);
             ensure!(node["liveness"] == "alive", "{name} is {}", node["liveness"]);
         }
-        eventually("every node takes its namespaces", LIMIT, || {
+        eventually("every node takes its namespaces", self.limit, || {
             let status = self.interlock.json(EUROPE, &["status"])?;
             for region in REGIONS {
                 let node = row(&status["nodes"], "name", &Mesh::push_node(region))?;
@@ -123,7 +120,7 @@ impl Story<'_> {
             &["channel", "update", "demo/short-lived", "--description", "changed in asia"],
         )?;
         for region in REGIONS {
-            eventually("the change", LIMIT, || {
+            eventually("the change", self.limit, || {
                 let shown =
                     self.interlock.json(region, &["channel", "show", "demo/short-lived"])?;
                 ensure!(
@@ -186,7 +183,7 @@ impl Story<'_> {
 
     fn serve_content(&self, expected: &[u8]) -> Result<()> {
         for region in REGIONS {
-            eventually("the content", LIMIT, || {
+            eventually("the content", self.limit, || {
                 let output = self
                     .interlock
                     .command(region, &["channel", "content", "demo/page"])
@@ -198,63 +195,57 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn lines_everywhere(&self, input: &Path) -> Result<()> {
-        let subscribers =
-            self.subscribe_everywhere("lines", "demo/hello", "now", self.lines.len())?;
-        self.publish(EUROPE, "demo/hello", input)?;
-        self.all_got(subscribers, self.lines)?;
+    fn lines_everywhere(&self) -> Result<()> {
+        let channel = "demo/hello";
+        let subscribers = self.subscribe_everywhere("lines", channel, "now")?;
+        self.publish(EUROPE, channel)?;
+        let closings = self.close(channel, &[EUROPE, AMERICA, ASIA])?;
+        self.all_got(subscribers, channel, &closings)?;
         // And again from the stored history.
-        let late = self.subscribe_everywhere("late", "demo/hello", "oldest", self.lines.len())?;
-        self.all_got(late, self.lines)
+        let late = self.subscribe_everywhere("late", channel, "oldest")?;
+        self.all_got(late, channel, &closings)
     }
 
-    fn all_are_masters(&self, input: &Path) -> Result<()> {
-        for region in REGIONS {
-            self.interlock.json(region, &["channel", "create", &format!("demo/from-{region}")])?;
+    fn all_are_masters(&self) -> Result<()> {
+        for origin in REGIONS {
+            self.everywhere(origin, &format!("from-{origin}"))?;
         }
         let mut publishing = Vec::new();
-        for region in REGIONS {
-            let channel = format!("demo/from-{region}");
-            publishing.push((region, self.start_publishing(region, &channel, input)?));
+        for origin in REGIONS {
+            let channel = format!("demo/from-{origin}");
+            publishing.push((origin, self.start_publishing(origin, &channel)?));
         }
-        for (region, child) in publishing {
-            finish(child, &format!("publishing in {region}"), LIMIT)?;
+        for (origin, child) in publishing {
+            finish(child, &format!("publishing in {origin}"), self.limit)?;
         }
-        for region in REGIONS {
-            let channel = format!("demo/from-{region}");
-            let subscribers = self.subscribe_everywhere(
-                &format!("from-{region}"),
-                &channel,
-                "oldest",
-                self.lines.len(),
-            )?;
-            self.all_got(subscribers, self.lines)?;
+        for origin in REGIONS {
+            let channel = format!("demo/from-{origin}");
+            let mut closing = vec![origin];
+            closing.extend(REGIONS.into_iter().filter(|other| *other != origin));
+            let closings = self.close(&channel, &closing)?;
+            let name = format!("from-{origin}");
+            let subscribers = self.subscribe_everywhere(&name, &channel, "oldest")?;
+            self.all_got(subscribers, &channel, &closings)?;
         }
         Ok(())
     }
 
-    fn receiver_dies(&self, mesh: &mut Mesh, input: &Path) -> Result<()> {
-        self.interlock.json(EUROPE, &["channel", "create", "demo/receiver-dies"])?;
-        for region in REGIONS {
-            self.sees_channel(region, "demo", "receiver-dies", true)?;
-        }
-        let subscribers = self.subscribe_everywhere(
-            "receiver-dies",
-            "demo/receiver-dies",
-            "oldest",
-            self.lines.len(),
-        )?;
+    fn receiver_dies(&self, mesh: &mut Mesh) -> Result<()> {
+        let channel = self.everywhere(EUROPE, "receiver-dies")?;
+        let subscribers = self.subscribe_everywhere("receiver-dies", &channel, "oldest")?;
         mesh.kill(&Mesh::push_node(ASIA))?;
-        self.publish(EUROPE, "demo/receiver-dies", input)?;
+        self.publish(EUROPE, &channel)?;
         // The queue of the dead peer holds what it has still to get.
-        eventually("the queue for the dead peer", LIMIT, || {
+        let lines = self.input.lines().len() as u64;
+        eventually("the queue for the dead peer", self.limit, || {
             let queue = self.queue(EUROPE, ASIA)?;
-            ensure!(queue >= self.lines.len() as u64, "the queue for asia holds {queue} messages");
+            ensure!(queue >= lines, "the queue for asia holds {queue} messages");
             Ok(())
         })?;
         mesh.start_push_node(ASIA)?;
-        self.all_got(subscribers, self.lines)?;
-        eventually("the queue runs empty", LIMIT, || {
+        let closings = self.close(&channel, &[EUROPE, AMERICA, ASIA])?;
+        self.all_got(subscribers, &channel, &closings)?;
+        eventually("the queue runs empty", self.limit, || {
             let queue = self.queue(EUROPE, ASIA)?;
             ensure!(queue == 0, "the queue for asia still holds {queue} messages");
             Ok(())
@@ -262,68 +253,73 @@ impl Story<'_> {
     }
 
     fn origin_dies(&self, mesh: &mut Mesh) -> Result<()> {
-        self.interlock.json(EUROPE, &["channel", "create", "demo/origin-dies"])?;
-        for region in REGIONS {
-            self.sees_channel(region, "demo", "origin-dies", true)?;
-        }
-        let subscribers = self.subscribe_everywhere(
-            "origin-dies",
-            "demo/origin-dies",
-            "oldest",
-            self.lines.len(),
-        )?;
+        let channel = self.everywhere(EUROPE, "origin-dies")?;
+        let subscribers = self.subscribe_everywhere("origin-dies", &channel, "oldest")?;
         let asia = subscribers
             .iter()
-            .position(|subscriber| subscriber.region == ASIA)
+            .find(|subscriber| subscriber.region == ASIA)
             .context("no subscriber")?;
-        let arriving = subscribers[asia].file.clone();
+        let arriving = asia.file.clone();
 
         let mut publishing = self
             .interlock
-            .command(EUROPE, &["-o", "json", "publish", "demo/origin-dies", "--lines", "-"])
+            .command(EUROPE, &["-o", "json", "publish", &channel, "--lines", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .context("starting interlock")?;
-        let mut lines = publishing.stdin.take().context("no stdin")?;
-        let third = self.lines.len() / 3;
-        self.feed(&mut lines, 0..third)?;
-        eventually("the first lines in asia", LIMIT, || {
-            ensure!(fs::metadata(&arriving)?.len() > 0, "nothing has come yet");
-            Ok(())
-        })?;
-        // These are under way when the power goes.
-        self.feed(&mut lines, third..2 * third)?;
-        mesh.kill(&Mesh::push_node(EUROPE))?;
-        self.feed(&mut lines, 2 * third..self.lines.len())?;
-        drop(lines);
-        mesh.start_push_node(EUROPE)?;
-        finish(publishing, "publishing over the restart", LIMIT)?;
-        self.all_got(subscribers, self.lines)
-    }
-
-    fn feed(&self, to: &mut impl Write, lines: Range<usize>) -> Result<()> {
-        for line in &self.lines[lines] {
-            to.write_all(line)?;
-            to.write_all(b"\n")?;
+        let mut pipe = publishing.stdin.take().context("no stdin")?;
+        let lines = self.input.lines();
+        let (first, rest) = lines.split_at((lines.len() / 3).max(1).min(lines.len()));
+        feed(&mut pipe, first)?;
+        if !first.is_empty() {
+            eventually("the first lines in asia", self.limit, || {
+                ensure!(fs::metadata(&arriving)?.len() > 0, "nothing has come yet");
+                Ok(())
+            })?;
         }
-        Ok(to.flush()?)
+        let (under_way, last) = rest.split_at(rest.len() / 2);
+        let fed: Result<()> = thread::scope(|scope| {
+            let (half_fed, half) = mpsc::channel();
+            // Nobody reads what is fed while the node is away: a full pipe must not
+            // hold up its restart.
+            let feeding = scope.spawn(move || {
+                feed(&mut pipe, under_way)?;
+                // Nobody waits only where the story has failed.
+                let _ = half_fed.send(());
+                feed(&mut pipe, last)
+            });
+            // These are under way when the power goes.
+            half.recv_timeout(self.limit).context("the publisher takes no lines")?;
+            mesh.kill(&Mesh::push_node(EUROPE))?;
+            mesh.start_push_node(EUROPE)?;
+            feeding.join().map_err(|_| anyhow!("feeding the lines panicked"))?
+        });
+        match (fed, finish(publishing, "publishing over the restart", self.limit)) {
+            // Why the lines were not taken is known to the publisher alone.
+            (Err(fed), Err(finished)) => return Err(finished.context(format!("{fed:#}"))),
+            (fed, finished) => fed.and(finished)?,
+        }
+        let closings = self.close(&channel, &[EUROPE, AMERICA, ASIA])?;
+        self.all_got(subscribers, &channel, &closings)
     }
 
     fn cursor_moves(&self) -> Result<()> {
-        let half = (self.lines.len() / 2).max(1);
+        let channel = "demo/hello";
+        let closings: Vec<String> = [EUROPE, AMERICA, ASIA]
+            .into_iter()
+            .map(|region| self.input.closing(channel, region))
+            .collect();
+        let all = self.input.lines().len() + closings.len();
         let cursor_file = self.folder.join("moving.cursor");
         let mut got = Vec::new();
-        for (region, count) in [(EUROPE, half), (ASIA, self.lines.len() - half)] {
-            if count == 0 {
-                continue;
-            }
+        for (region, count) in [(EUROPE, all / 2), (ASIA, all - all / 2)] {
             let file = self.folder.join(format!("moving-{region}.bin"));
             let count = count.to_string();
             let arguments = [
                 "subscribe",
-                "demo/hello",
+                channel,
                 "--from",
                 "oldest",
                 "--raw",
@@ -337,38 +333,36 @@ impl Story<'_> {
             finish(
                 self.interlock.start(region, &arguments)?,
                 &format!("the subscriber in {region}"),
-                LIMIT,
+                self.limit,
             )?;
             got.extend(fs::read(&file)?);
         }
-        compare(&got, self.lines, "the subscriber that moved from europe to asia")
+        let who = "the subscriber that moved from europe to asia";
+        self.input.compare(&got, &closings, who)
     }
 
-    fn alone(&self, mesh: &mut Mesh, input: &Path) -> Result<()> {
-        self.interlock.json(AMERICA, &["channel", "create", "demo/alone"])?;
-        for region in REGIONS {
-            self.sees_channel(region, "demo", "alone", true)?;
-        }
+    fn alone(&self, mesh: &mut Mesh) -> Result<()> {
+        let channel = self.everywhere(AMERICA, "alone")?;
         mesh.kill("control-plane")?;
         mesh.kill(&Mesh::push_node(EUROPE))?;
         mesh.kill(&Mesh::push_node(ASIA))?;
         // A restart with nobody else reachable, the control-plane included.
         mesh.kill(&Mesh::push_node(AMERICA))?;
         mesh.start_push_node(AMERICA)?;
-        self.publish(AMERICA, "demo/alone", input)?;
-        let subscriber =
-            self.subscribe("alone", AMERICA, "demo/alone", "oldest", self.lines.len())?;
-        self.got(subscriber, self.lines)?;
+        self.publish(AMERICA, &channel)?;
+        let mut closings = self.close(&channel, &[AMERICA])?;
+        let subscriber = self.subscribe("alone", AMERICA, &channel, "oldest", closings.len())?;
+        self.got(subscriber, &closings)?;
         mesh.start_push_node(EUROPE)?;
         mesh.start_push_node(ASIA)?;
         mesh.start_control_plane()?;
-        let subscribers =
-            self.subscribe_everywhere("after-alone", "demo/alone", "oldest", self.lines.len())?;
-        self.all_got(subscribers, self.lines)
+        closings.extend(self.close(&channel, &[EUROPE, ASIA])?);
+        let subscribers = self.subscribe_everywhere("after-alone", &channel, "oldest")?;
+        self.all_got(subscribers, &channel, &closings)
     }
 
     fn same_everywhere(&self) -> Result<()> {
-        eventually("equal digests and empty queues", LIMIT, || {
+        eventually("equal digests and empty queues", self.limit, || {
             let status = self.interlock.json(EUROPE, &["status"])?;
             let mut digests = Vec::new();
             for region in REGIONS {
@@ -402,7 +396,7 @@ impl Story<'_> {
         channel: &str,
         expected: bool,
     ) -> Result<()> {
-        eventually(&format!("{namespace}/{channel} in {region}"), LIMIT, || {
+        eventually(&format!("{namespace}/{channel} in {region}"), self.limit, || {
             let listed =
                 names(&self.interlock.json(region, &["channel", "list", namespace])?, "channels");
             let found = listed.iter().any(|name| name == channel);
@@ -419,109 +413,39 @@ impl Story<'_> {
             .context("no queue_messages")
     }
 
-    fn publish(&self, region: &str, channel: &str, input: &Path) -> Result<()> {
-        let answer = self.interlock.json(region, &["publish", channel, "--lines", path(input)?])?;
-        ensure!(answer["published"] == self.lines.len(), "publishing said {answer}");
+    /// Makes a channel of `demo` and waits until every region has it.
+    fn everywhere(&self, region: &str, name: &str) -> Result<String> {
+        let channel = format!("demo/{name}");
+        self.interlock.json(region, &["channel", "create", &channel])?;
+        for region in REGIONS {
+            self.sees_channel(region, "demo", name, true)?;
+        }
+        Ok(channel)
+    }
+
+    fn publish(&self, region: &str, channel: &str) -> Result<()> {
+        let file = path(self.input.path())?;
+        let answer = self.interlock.json(region, &["publish", channel, "--lines", file])?;
+        ensure!(answer["published"] == self.input.lines().len(), "publishing said {answer}");
         Ok(())
     }
 
-    fn start_publishing(&self, region: &str, channel: &str, input: &Path) -> Result<Child> {
-        self.interlock.start(region, &["-o", "json", "publish", channel, "--lines", path(input)?])
-    }
-
-    fn subscribe(
-        &self,
-        name: &str,
-        region: &'static str,
-        channel: &str,
-        from: &str,
-        count: usize,
-    ) -> Result<Subscriber> {
-        let file = self.folder.join(format!("{name}-{region}.bin"));
-        let ready = self.folder.join(format!("{name}-{region}.cursor"));
-        let count = count.to_string();
-        let arguments = [
-            "subscribe",
-            channel,
-            "--from",
-            from,
-            "--raw",
-            "--count",
-            &count,
-            "--output-file",
-            path(&file)?,
-            "--cursor-file",
-            path(&ready)?,
-        ];
-        let child = self.interlock.start(region, &arguments)?;
-        // The cursor file appears once the subscription stands.
-        eventually("the subscription", LIMIT, || {
-            ensure!(ready.exists(), "{name} in {region} has no position yet");
-            Ok(())
-        })?;
-        Ok(Subscriber {
-            region,
-            child,
-            file,
-            what: format!("the subscriber of {channel} in {region}"),
-        })
-    }
-
-    fn subscribe_everywhere(
-        &self,
-        name: &str,
-        channel: &str,
-        from: &str,
-        count: usize,
-    ) -> Result<Vec<Subscriber>> {
-        REGIONS
-            .into_iter()
-            .map(|region| self.subscribe(name, region, channel, from, count))
-            .collect()
-    }
-
-    fn all_got(&self, subscribers: Vec<Subscriber>, lines: &[Vec<u8>]) -> Result<()> {
-        subscribers.into_iter().try_for_each(|subscriber| self.got(subscriber, lines))
-    }
-
-    fn got(&self, subscriber: Subscriber, lines: &[Vec<u8>]) -> Result<()> {
-        finish(subscriber.child, &subscriber.what, LIMIT)?;
-        compare(&fs::read(&subscriber.file)?, lines, &subscriber.what)
+    fn start_publishing(&self, region: &str, channel: &str) -> Result<Child> {
+        let file = path(self.input.path())?;
+        self.interlock.start(region, &["-o", "json", "publish", channel, "--lines", file])
     }
 }
 
-/// Every line byte for byte, once and in order: payloads are written with one
-/// `\n` each, and no line holds a `\n`.
-fn compare(got: &[u8], lines: &[Vec<u8>], who: &str) -> Result<()> {
-    let mut rest = got;
-    for (number, line) in lines.iter().enumerate() {
-        let matches = rest.starts_with(line) && rest.get(line.len()) == Some(&b'\n');
-        if !matches {
-            let found = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            bail!(
-                "{who}: line {} should be {:?} but is {:?}",
-                number + 1,
-                excerpt(line),
-                excerpt(found)
-            );
-        }
-        rest = &rest[line.len() + 1..];
+fn feed(to: &mut ChildStdin, lines: &[Vec<u8>]) -> Result<()> {
+    for line in lines {
+        to.write_all(line)?;
+        to.write_all(b"\n")?;
     }
-    ensure!(rest.is_empty(), "{who}: {} bytes came after the last line", rest.len());
-    Ok(())
-}
-
-fn excerpt(bytes: &[u8]) -> String {
-    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
-    if bytes.len() > 60 { format!("{shown}… ({} bytes)", bytes.len()) } else { shown }
+    Ok(to.flush()?)
 }
 
 fn row<'a>(rows: &'a Value, key: &str, value: &str) -> Result<&'a Value> {
     rows.as_array()
         .and_then(|rows| rows.iter().find(|row| row[key] == value))
         .with_context(|| format!("no row with {key} {value} in {rows}"))
-}
-
-fn path(path: &Path) -> Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

@@ -131,6 +131,13 @@ fn count_objects(folder: &Path) -> u64 {
         .sum()
 }
 
+/// Builds an example with everything else's features; where it is then.
+pub fn build_example(root: &Path, name: &str) -> Result<PathBuf> {
+    build(root)?;
+    run(cargo(root).args(["build", "--workspace", "--example", name]), "the build")?;
+    Ok(binaries(root)?.join("examples").join(name))
+}
+
 /// Builds the binaries first, because tests start them, and runs all tests.
 pub fn test(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;

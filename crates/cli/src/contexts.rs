@@ -8,7 +8,7 @@ use interlock_client::RegionAddresses;
 use interlock_rpc::tls::TlsClientConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::usage::usage;
+use crate::usage::{UsageError, usage};
 
 /// The context file.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -54,12 +54,12 @@ impl ContextFile {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
-            format!(
-                "no context file at {}; `interlock dev` and `cargo xtask demo` write one and say where, --context-file names it",
+            UsageError::new(format!(
+                "no context file can be read at {}; `interlock dev` and `cargo xtask demo` write one and say where, --context-file names it",
                 path.display()
-            )
+            ))
         })?;
-        toml::from_str(&text).with_context(|| path.display().to_string())
+        toml::from_str(&text).with_context(|| UsageError::new(path.display().to_string()))
     }
 
     /// The context of that name, or the current one.

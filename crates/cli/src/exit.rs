@@ -1,5 +1,6 @@
 //! Exit codes that scripts can use, and errors that say what to do.
 
+use std::fmt;
 use std::process::ExitCode;
 
 use interlock_cli::usage::UsageError;
@@ -17,6 +18,20 @@ const NOT_FOUND: u8 = 3;
 const REFUSED: u8 = 4;
 /// It cannot be reached, or did not answer in time.
 const UNAVAILABLE: u8 = 5;
+/// It differs from what it was compared with.
+const DIFFERS: u8 = 6;
+
+/// Something is not as a file says, and was only to be looked at.
+#[derive(Debug)]
+pub(crate) struct Differs(pub(crate) String);
+
+impl fmt::Display for Differs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Differs {}
 
 /// Says what went wrong, and what to do, on stderr.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -58,8 +73,16 @@ fn status_of(error: &anyhow::Error) -> Option<&Status> {
 }
 
 fn code(error: &anyhow::Error, status: Option<&Status>) -> u8 {
-    if error.chain().any(|cause| cause.is::<UsageError>()) {
+    let is_usage = |cause: &(dyn std::error::Error + 'static)| {
+        let region = cause.downcast_ref::<ClientError>();
+        cause.is::<UsageError>() || matches!(region, Some(ClientError::NoAddress { .. }))
+    };
+    // What only gives context is found from the top, the rest along the chain.
+    if error.is::<UsageError>() || error.chain().any(is_usage) {
         return USAGE;
+    }
+    if error.is::<Differs>() {
+        return DIFFERS;
     }
     let Some(status) = status else { return FAILED };
     match status.code() {
@@ -126,6 +149,18 @@ mod tests {
     use interlock_rpc::status::refusal;
 
     use super::*;
+
+    #[test]
+    fn the_callers_mistakes_have_a_code_of_their_own() {
+        let code = |error: anyhow::Error| code(&error, status_of(&error));
+        assert_eq!(code(interlock_cli::usage::usage("no such thing")), USAGE);
+        let named = anyhow::Error::from(std::io::Error::other("unreadable"));
+        assert_eq!(code(named.context(interlock_cli::usage::UsageError::new("file"))), USAGE);
+        let nowhere = ClientError::NoAddress { what: "gateway", region: "mars".to_owned() };
+        assert_eq!(code(nowhere.into()), USAGE);
+        assert_eq!(code(Differs("two channels".to_owned()).into()), DIFFERS);
+        assert_eq!(code(anyhow::anyhow!("anything else")), FAILED);
+    }
 
     #[test]
     fn what_the_client_says_of_a_status_is_not_lost() {

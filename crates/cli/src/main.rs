@@ -38,7 +38,7 @@ enum Command {
     /// How the mesh is: nodes, namespaces, queues, worst first.
     Status(commands::status::Arguments),
     /// Messages that peers have not acknowledged yet.
-    Lag(commands::lag::Arguments),
+    Lag,
     /// Groups: named sets of regions.
     #[command(subcommand)]
     Group(commands::groups::Command),
@@ -84,14 +84,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // What needs no mesh comes first.
     match command {
         Command::Completion(arguments) => return commands::completion::run(&arguments),
-        Command::Dev(arguments) => return commands::dev::run(arguments).await,
+        Command::Dev(arguments) => return commands::dev::run(arguments, output).await,
         Command::Cursor(command) => return commands::cursors::run(&command, output),
         _ => {}
     }
     let target = Target::load(context_file, context.as_deref(), region, output)?;
     match command {
         Command::Status(arguments) => commands::status::run(&target, &arguments).await,
-        Command::Lag(arguments) => commands::lag::run(&target, &arguments).await,
+        Command::Lag => commands::lag::run(&target).await,
         Command::Group(command) => commands::groups::run(&target, command).await,
         Command::Namespace(command) => commands::namespaces::run(&target, command).await,
         Command::Channel(command) => commands::channels::run(&target, command).await,

@@ -28,6 +28,13 @@ pub(crate) fn print(format: Format, value: &Value, table: impl FnOnce() -> Strin
 
 /// A table with these columns.
 pub(crate) fn table(columns: &[&str]) -> Table {
+    let mut table = fields();
+    table.set_header(columns.iter().map(|column| column.to_uppercase()));
+    table
+}
+
+/// A table without a header, for one thing's fields.
+pub(crate) fn fields() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(
         if std::io::stdout().is_terminal() {
@@ -36,7 +43,6 @@ pub(crate) fn table(columns: &[&str]) -> Table {
             ContentArrangement::Disabled
         },
     );
-    table.set_header(columns.iter().map(|column| column.to_uppercase()));
     table
 }
 

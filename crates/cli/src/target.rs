@@ -7,7 +7,7 @@ use interlock_client::Mesh;
 
 use crate::output::Format;
 use interlock_cli::contexts::{ContextFile, default_path};
-use interlock_cli::usage::usage;
+use interlock_cli::usage::{UsageError, usage};
 
 /// What a command talks to.
 pub(crate) struct Target {
@@ -32,13 +32,14 @@ impl Target {
         let region = region
             .or_else(|| context.default_region.clone())
             .or_else(|| context.regions.keys().next().cloned())
-            .context("the context has no region")?;
+            .ok_or_else(|| usage("the context has no region"))?;
         if !context.regions.contains_key(&region) {
             let known = context.regions.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(usage(format!("the context has no region {region:?}; it has: {known}")));
         }
         let mesh =
-            Mesh::new(context.control_plane.as_deref(), &context.regions(), context.tls.as_ref())?;
+            Mesh::new(context.control_plane.as_deref(), &context.regions(), context.tls.as_ref())
+                .with_context(|| UsageError::new(path.display().to_string()))?;
         Ok(Self { mesh, region, format })
     }
 }

@@ -6,6 +6,13 @@ use std::fmt;
 #[derive(Debug)]
 pub struct UsageError(String);
 
+impl UsageError {
+    /// A mistake, in words; as the context of an error it makes that one.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -16,5 +23,5 @@ impl std::error::Error for UsageError {}
 
 /// A mistake of the caller, as an error.
 pub fn usage(text: impl Into<String>) -> anyhow::Error {
-    anyhow::Error::new(UsageError(text.into()))
+    anyhow::Error::new(UsageError::new(text))
 }

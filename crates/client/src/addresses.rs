@@ -2,7 +2,6 @@
 //! be reached.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use interlock_rpc::channel::{ChannelError, EndpointConfig};
 use interlock_rpc::tls::TlsClientConfig;
@@ -12,12 +11,13 @@ use tonic::transport::Channel;
 /// not use up what other calls over the same connection need.
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
-/// Addresses with their connections, which are made when first used. Cloning
-/// shares them.
+/// Addresses with their connections, which are made when first used. Clones share
+/// the connections; which address is in use is for each of them to know: one that
+/// leaves a node takes nobody along, whose session may be there.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     channels: Arc<Vec<(String, Channel)>>,
-    current: Arc<AtomicUsize>,
+    current: usize,
 }
 
 impl Addresses {
@@ -33,7 +33,7 @@ impl Addresses {
                 Ok((address.clone(), endpoint.connect_lazy()?))
             })
             .collect::<Result<Vec<_>, ChannelError>>()?;
-        Ok(Self { channels: Arc::new(channels), current: Arc::default() })
+        Ok(Self { channels: Arc::new(channels), current: 0 })
     }
 
     /// Whether there are none.
@@ -48,12 +48,39 @@ impl Addresses {
 
     /// The connection in use.
     pub fn current(&self) -> Option<Channel> {
-        let index = self.current.load(Ordering::Relaxed) % self.channels.len().max(1);
-        self.channels.get(index).map(|(_, channel)| channel.clone())
+        self.channels.get(self.current).map(|(_, channel)| channel.clone())
     }
 
-    /// Uses the next address from now on.
-    pub fn next(&self) {
-        self.current.fetch_add(1, Ordering::Relaxed);
+    /// The address in use.
+    pub fn current_address(&self) -> Option<&str> {
+        self.channels.get(self.current).map(|(address, _)| address.as_str())
+    }
+
+    /// Leaves the address in use for the next one.
+    pub fn leave_current(&mut self) {
+        self.current = (self.current + 1) % self.channels.len().max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_leaves_an_address_takes_nobody_along() {
+        let listed = ["http://a:1", "http://b:1"].map(str::to_owned);
+        let shared = Addresses::new(&listed, None).expect("addresses");
+        let (mut first, mut second) = (shared.clone(), shared.clone());
+        first.leave_current();
+        assert_eq!(first.current_address(), Some("http://b:1"));
+        assert_eq!(second.current_address(), Some("http://a:1"));
+        // Two that lose the same node both leave it, and neither comes back to it.
+        second.leave_current();
+        assert_eq!(second.current_address(), Some("http://b:1"));
+        first.leave_current();
+        assert_eq!(first.current_address(), Some("http://a:1"));
+        let mut none = Addresses::new(&[], None).expect("no addresses");
+        none.leave_current();
+        assert!(none.current().is_none());
     }
 }

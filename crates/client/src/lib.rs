@@ -12,7 +12,8 @@ mod publisher;
 mod subscriber;
 
 pub use addresses::Addresses;
-pub use error::{ClientError, is_transient};
+pub use error::{ClientError, FailedBatch, is_transient};
+pub use interlock_rpc::status::{PublishOutcome, Stored};
 pub use interlock_rpc::v1;
 pub use mesh::{Mesh, RegionAddresses};
 pub use publisher::{Durability, Outgoing, Published, Publisher, PublisherOptions, Receipt};

@@ -146,7 +146,7 @@ impl Subscriber {
                 return Err(ClientError::GaveUp { seconds, last: Box::new(status) });
             }
             tracing::debug!(%status, "subscribing again");
-            self.gateways.next();
+            self.gateways.leave_current();
             self.resumed += 1;
             tokio::time::sleep(self.backoff.next_delay()).await;
         }

@@ -1,12 +1,12 @@
 //! The control-plane's configuration: flag over environment over file over
-//! default. A key that nobody knows is an error that names it.
+//! default.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use interlock_rpc::configuration::{self, ConfigurationError};
 use interlock_rpc::tls::{TlsClientConfig, TlsConfig};
 use interlock_telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
@@ -36,8 +36,9 @@ pub struct Config {
     pub lease_seconds: u64,
     /// How long calls may take to end when the process is told to.
     pub shutdown_seconds: u64,
-    /// Writes one JSON line with the addresses to stdout once it listens.
-    pub announce: bool,
+    /// The operator vouches that `data_dir` was not restored from an old copy: the
+    /// topology may be edited before all nodes on record were heard.
+    pub topology_confirmed: bool,
     /// How log lines look: `text` or `json`.
     pub log_format: LogFormat,
     /// What is logged, as in `info,interlock_control_plane=debug`.
@@ -60,7 +61,7 @@ impl Default for Config {
             data_dir: PathBuf::from("control-plane-data"),
             lease_seconds: 10,
             shutdown_seconds: 10,
-            announce: false,
+            topology_confirmed: false,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
             tls: None,
@@ -69,9 +70,9 @@ impl Default for Config {
     }
 }
 
-/// What flags and environment variables may set.
-#[derive(Args, Clone, Debug, Default)]
-pub struct Overrides {
+/// The keys that flags and environment variables may set.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+pub struct Flags {
     /// Where gRPC is served, as in 0.0.0.0:7400.
     #[arg(long, env = "INTERLOCK_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
@@ -87,9 +88,17 @@ pub struct Overrides {
     /// How long calls may take to end when the process is told to.
     #[arg(long, env = "INTERLOCK_SHUTDOWN_SECONDS", value_name = "SECONDS")]
     pub shutdown_seconds: Option<u64>,
-    /// Write one JSON line with the addresses to stdout once it listens.
-    #[arg(long, env = "INTERLOCK_ANNOUNCE")]
-    pub announce: bool,
+    /// Vouch that the data was not restored from an old copy: the topology may be
+    /// edited before all nodes on record were heard.
+    #[arg(
+        long,
+        env = "INTERLOCK_TOPOLOGY_CONFIRMED",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub topology_confirmed: Option<bool>,
     /// How log lines look: text or json.
     #[arg(long, env = "INTERLOCK_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -101,22 +110,9 @@ pub struct Overrides {
 /// Why there is no configuration.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("reading the configuration {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is not a configuration; the message names line and key.
-    #[error("the configuration {path} is wrong: {source}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where, and what.
-        source: Box<toml::de::Error>,
-    },
+    /// The file, the environment or a flag.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
     /// A value outside of what is possible.
     #[error("{key} is {value}; {allowed} is possible")]
     Range {
@@ -131,26 +127,10 @@ pub enum ConfigError {
 
 impl Config {
     /// From an optional file and what outweighs it.
-    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let config = match file {
-            Some(path) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-                Self::parse(&text).map_err(|source| ConfigError::Parse {
-                    path: path.to_owned(),
-                    source: Box::new(source),
-                })?
-            }
-            None => Self::default(),
-        };
-        let config = config.with(overrides);
+    pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
+        let config: Self = configuration::load(file, flags)?;
         config.validate()?;
         Ok(config)
-    }
-
-    /// From the text of a file.
-    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
-        toml::from_str(text)
     }
 
     /// As a file that would say the same.
@@ -164,28 +144,6 @@ impl Config {
 
     pub(crate) fn shutdown_grace(&self) -> Duration {
         Duration::from_secs(self.shutdown_seconds)
-    }
-
-    fn with(mut self, overrides: Overrides) -> Self {
-        let Overrides {
-            listen,
-            metrics_listen,
-            data_dir,
-            lease_seconds,
-            shutdown_seconds,
-            announce,
-            log_format,
-            log_filter,
-        } = overrides;
-        self.listen = listen.unwrap_or(self.listen);
-        self.metrics_listen = metrics_listen.or(self.metrics_listen);
-        self.data_dir = data_dir.unwrap_or(self.data_dir);
-        self.lease_seconds = lease_seconds.unwrap_or(self.lease_seconds);
-        self.shutdown_seconds = shutdown_seconds.unwrap_or(self.shutdown_seconds);
-        self.announce |= announce;
-        self.log_format = log_format.unwrap_or(self.log_format);
-        self.log_filter = log_filter.unwrap_or(self.log_filter);
-        self
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -223,10 +181,10 @@ mod tests {
             }),
             ..Config::default()
         };
-        let printed = Config::parse(&config.to_toml()).expect("parses");
+        let printed = toml::from_str::<Config>(&config.to_toml()).expect("parses");
         // The absence of a key means the default, which is to serve metrics.
         assert_eq!(printed, Config { metrics_listen: Config::default().metrics_listen, ..config });
-        assert_eq!(Config::parse("").expect("parses"), Config::default());
+        assert_eq!(toml::from_str::<Config>("").expect("parses"), Config::default());
     }
 
     #[test]
@@ -235,7 +193,7 @@ mod tests {
             "listne = \"127.0.0.1:1\"",
             "[tls]\ncertificate = \"a\"\nprivate_key = \"b\"\nlistne = 1",
         ] {
-            let error = Config::parse(text).expect_err("not a key").to_string();
+            let error = toml::from_str::<Config>(text).expect_err("not a key").to_string();
             assert!(error.contains("listne"), "{error}");
         }
     }
@@ -244,18 +202,18 @@ mod tests {
     fn flags_outweigh_the_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("control-plane.toml");
-        fs::write(&path, "lease_seconds = 20\nshutdown_seconds = 3\n").expect("is written");
-        let overrides = Overrides { lease_seconds: Some(30), ..Overrides::default() };
-        let config = Config::load(Some(&path), overrides).expect("loads");
+        std::fs::write(&path, "lease_seconds = 20\nshutdown_seconds = 3\n").expect("is written");
+        let flags = Flags { lease_seconds: Some(30), ..Flags::default() };
+        let config = Config::load(Some(&path), &flags).expect("loads");
         assert_eq!((config.lease_seconds, config.shutdown_seconds), (30, 3));
 
-        let overrides = Overrides { lease_seconds: Some(0), ..Overrides::default() };
-        let error = Config::load(Some(&path), overrides).expect_err("no lease");
+        let flags = Flags { lease_seconds: Some(0), ..Flags::default() };
+        let error = Config::load(Some(&path), &flags).expect_err("no lease");
         assert!(error.to_string().starts_with("lease_seconds is 0; 1 to 3600"), "{error}");
 
-        fs::write(&path, "lease = 20\n").expect("is written");
-        let error = Config::load(Some(&path), Overrides::default()).expect_err("no such key");
+        std::fs::write(&path, "lease = 20\n").expect("is written");
+        let error = Config::load(Some(&path), &Flags::default()).expect_err("no such key");
         let text = error.to_string();
-        assert!(text.contains("control-plane.toml") && text.contains("lease"), "{text}");
+        assert!(text.contains("lease"), "{text}");
     }
 }

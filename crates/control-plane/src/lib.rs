@@ -7,19 +7,20 @@
 //!
 //! ```text
 //! topology_service ──→ registry ──→ store::document ──→ store (file | memory)
-//!                       └ leases
+//!                       ├ leases
+//!                       └ heard_nodes
 //! operation_service ─→ operation_log ─→ store::document
 //!       └──────────┬─→ forwarding ──→ a push-node of the region
 //! channel_service ─┘
 //! ```
 
 pub mod config;
-pub mod health;
 pub mod store;
 
 mod channel_service;
 mod failure;
 mod forwarding;
+mod heard_nodes;
 mod leases;
 mod metrics;
 mod operation_log;

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use interlock_core::limits::{
+    MAX_KEPT_OPERATIONS, MAX_KEPT_OPERATIONS_BYTES, MAX_OPERATION_DETAIL_BYTES,
+};
 use interlock_rpc::v1::{OperationOutcome, OperationRecord};
 use prost::Message as _;
 
 use crate::failure::Failure;
 use crate::store::document::{Document, DocumentContent, EditDocumentError, OpenDocumentError};
 use crate::store::{ControlPlaneStore, DocumentName};
-
-/// Operations kept: what operators do in days, in a document of a few hundred
-/// kilobytes that is written whole.
-pub(crate) const MAX_OPERATIONS: usize = 1000;
-/// What is kept of an error's text.
-const MAX_DETAIL_BYTES: usize = 512;
 
 /// All that is kept, oldest first.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -37,7 +34,7 @@ struct Operations {
 
 impl DocumentContent for Operations {
     const NAME: DocumentName = DocumentName::Operations;
-    const MAX_BYTES: usize = 4 * 1024 * 1024;
+    const MAX_BYTES: usize = MAX_KEPT_OPERATIONS_BYTES;
 
     fn initial() -> Self {
         Self::default()
@@ -151,7 +148,7 @@ impl OperationLog {
                     started_at: now,
                     finished_at: 0,
                 });
-                while next.records.len() > MAX_OPERATIONS {
+                while next.records.len() > MAX_KEPT_OPERATIONS {
                     next.records.pop_front();
                 }
                 Some(next)
@@ -240,8 +237,8 @@ impl From<RecordError> for OpenLogError {
 }
 
 fn shortened(mut text: String) -> String {
-    if text.len() > MAX_DETAIL_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_DETAIL_BYTES - '…'.len_utf8()));
+    if text.len() > MAX_OPERATION_DETAIL_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_OPERATION_DETAIL_BYTES - '…'.len_utf8()));
         text.push('…');
     }
     text
@@ -340,23 +337,23 @@ mod tests {
         let store = store();
         let log = open(&store).await;
         let first = log.begin(&operation("eu")).await.expect("recorded");
-        for _ in 0..MAX_OPERATIONS + 5 {
+        for _ in 0..MAX_KEPT_OPERATIONS + 5 {
             log.begin(&operation("eu")).await.expect("recorded");
         }
         let (records, _) = log.page(None, None, usize::MAX);
-        assert_eq!(records.len(), MAX_OPERATIONS);
-        assert_eq!(records[0].number, MAX_OPERATIONS as u64 + 6);
+        assert_eq!(records.len(), MAX_KEPT_OPERATIONS);
+        assert_eq!(records[0].number, MAX_KEPT_OPERATIONS as u64 + 6);
         // The one that was pushed out can still end.
         let finished = log.finish(first, done()).await.expect("nothing to record");
         assert_eq!(finished.outcome(), OperationOutcome::Done);
-        assert_eq!(log.page(None, None, usize::MAX).0.len(), MAX_OPERATIONS);
+        assert_eq!(log.page(None, None, usize::MAX).0.len(), MAX_KEPT_OPERATIONS);
     }
 
     #[test]
     fn long_details_are_cut_between_characters() {
         for pad in 0..4 {
-            let text = shortened("x".repeat(pad) + &"é".repeat(MAX_DETAIL_BYTES));
-            assert!(text.len() <= MAX_DETAIL_BYTES && text.ends_with('…'));
+            let text = shortened("x".repeat(pad) + &"é".repeat(MAX_OPERATION_DETAIL_BYTES));
+            assert!(text.len() <= MAX_OPERATION_DETAIL_BYTES && text.ends_with('…'));
         }
         assert_eq!(shortened("short".to_owned()), "short");
     }

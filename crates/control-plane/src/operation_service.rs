@@ -5,6 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use interlock_core::limits::{
+    DEFAULT_PAGE_OPERATIONS, MAX_KEPT_OPERATIONS, MAX_RUNNING_OPERATIONS,
+};
 use interlock_core::names::RegionName;
 use interlock_rpc::convert::InvalidField;
 use interlock_rpc::convert::identity::{channel_name, namespace_name, region_name};
@@ -18,15 +21,8 @@ use tonic::{Request, Response, Status};
 
 use crate::forwarding::{CallError, Forwarded, Forwarder, NobodyToAsk, deadline_for, outgoing};
 use crate::metrics::Metrics;
-use crate::operation_log::{
-    MAX_OPERATIONS, Operation, OperationLog, OperationNumber, OperationResult,
-};
+use crate::operation_log::{Operation, OperationLog, OperationNumber, OperationResult};
 use crate::refusals::unknown_region;
-
-/// Operations under way at once: operators are few, and each is a write.
-const MAX_RUNNING_OPERATIONS: usize = 64;
-/// Operations in one page, where the caller does not say.
-const DEFAULT_PAGE_SIZE: usize = 100;
 
 /// Serves `OperationService`. Clones share everything.
 #[derive(Clone)]
@@ -174,9 +170,9 @@ impl Service for OperationService {
             })?)),
         };
         let limit = match usize::try_from(request.page_size) {
-            Ok(0) => DEFAULT_PAGE_SIZE,
-            Ok(size) => size.min(MAX_OPERATIONS),
-            Err(_) => MAX_OPERATIONS,
+            Ok(0) => DEFAULT_PAGE_OPERATIONS,
+            Ok(size) => size.min(MAX_KEPT_OPERATIONS),
+            Err(_) => MAX_KEPT_OPERATIONS,
         };
         let (operations, next) =
             self.log.page(region.as_ref().map(RegionName::as_str), before, limit);

@@ -39,10 +39,12 @@ impl From<ChangeError> for Refusal {
         let message = error.to_string();
         match error {
             ChangeError::Refused(error) => refused(&error, message),
-            ChangeError::Behind { held, newer, node } => refusal(Reason::TopologyBehind, message)
+            ChangeError::Behind { held, evidence } => refusal(Reason::TopologyBehind, message)
                 .with("held", held)
-                .with("newer", newer)
-                .with("node", node),
+                .with("evidence", evidence),
+            ChangeError::NotHeard { held, nodes } => {
+                refusal(Reason::TopologyBehind, message).with("held", held).with("missing", nodes)
+            }
             ChangeError::TooLarge(_) => refusal(Reason::Quota, message),
             ChangeError::NotWritten(_) => {
                 refusal(Reason::StoreUnavailable, message).retry_after(STORE_RETRY)

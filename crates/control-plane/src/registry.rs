@@ -1,13 +1,14 @@
 //! The mesh as the control-plane knows it: the topology document, which is
 //! durable, and the leases, which are not (METHOD M2).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_core::identity::{FencingToken, Incarnation, NodeNumber, TopologyVersion};
 use interlock_core::limits::MAX_TOPOLOGY_BYTES;
-use interlock_core::names::{NodeName, RegionName};
+use interlock_core::names::RegionName;
 use interlock_core::topology::edit::{EditError, NodeRegistration, empty, register_node};
 use interlock_core::topology::{Node, NodeState, Topology};
 use interlock_rpc::convert::{IntoCore as _, IntoWire as _};
@@ -18,9 +19,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
+use crate::heard_nodes::{Evidence, HeardNodes};
 use crate::leases::{Leases, Liveness};
 use crate::store::document::{Document, DocumentContent, EditDocumentError, OpenDocumentError};
 use crate::store::{ControlPlaneStore, DocumentName};
+
+/// How long an edit waits for nodes that were not heard yet: those that are up call
+/// again within this time after a start. Less than a node waits for its call.
+const HEARING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// As the topology is kept. The message leaves room beside the document that
 /// nodes hold.
@@ -55,20 +61,30 @@ pub(crate) enum ChangeError {
     /// The edit breaks a rule.
     #[error(transparent)]
     Refused(#[from] EditError),
-    /// A node knows a newer document: this control-plane lost one, and would give
-    /// out numbers a second time.
+    /// A node knows more: this control-plane lost a document, and would give out
+    /// numbers a second time.
     #[error(
-        "this control-plane's topology {held} is older than {newer}, which the node {node} holds: \
-         its data was lost or restored from an old copy. Nothing is changed until the newer \
-         document is put back into its data_dir"
+        "this control-plane's topology {held} is behind: {evidence}. Its data was lost or \
+         restored from an old copy. Nothing is changed until the newer document is put back into \
+         its data_dir"
     )]
     Behind {
         /// What is held here.
         held: TopologyVersion,
-        /// What the node holds.
-        newer: TopologyVersion,
-        /// The node.
-        node: NodeName,
+        /// What says so.
+        evidence: Evidence,
+    },
+    /// Nodes that may know more were not heard since the start.
+    #[error(
+        "this control-plane has not heard {nodes} since it started, who may hold a newer topology \
+         than {held}. Try again when they are connected, or start it with --topology-confirmed if \
+         its data was not restored from an old copy"
+    )]
+    NotHeard {
+        /// What is held here.
+        held: TopologyVersion,
+        /// Their names.
+        nodes: String,
     },
     /// The document would be too large.
     #[error("{0}")]
@@ -95,10 +111,10 @@ pub(crate) enum RenewError {
     UnknownNode(NodeNumber),
     /// A token that was never given out here.
     #[error(
-        "the node {node} presents the fencing token {presented}, and this control-plane gave out \
-         {held}: its data was lost or restored from an old copy"
+        "{evidence}, and this control-plane gave out {held}: its data was lost or restored from \
+         an old copy"
     )]
-    TokenNeverGiven { node: NodeName, presented: FencingToken, held: FencingToken },
+    TokenNeverGiven { evidence: Evidence, held: FencingToken },
 }
 
 /// A node as it is shown.
@@ -114,21 +130,31 @@ pub(crate) struct NodeView {
 pub(crate) struct Registry {
     document: Document<Topology>,
     leases: Mutex<Leases>,
-    /// The highest version above ours that a node told of, and which node.
-    newer: Mutex<Option<(TopologyVersion, NodeName)>>,
+    /// What says that nodes know more than this control-plane.
+    evidence: Mutex<BTreeSet<Evidence>>,
+    heard: HeardNodes,
     failure: Failure,
 }
 
 impl Registry {
+    /// Opens the topology. Unless it is `confirmed` to be the newest, the nodes on
+    /// record have to be heard before operators may edit it.
     pub(crate) async fn open(
         store: Arc<dyn ControlPlaneStore>,
         lease: Duration,
+        confirmed: bool,
         failure: Failure,
     ) -> Result<Self, OpenDocumentError> {
+        let document: Document<Topology> = Document::open(store).await?;
+        let heard = match confirmed {
+            true => HeardNodes::default(),
+            false => HeardNodes::none_of(&document.current()),
+        };
         Ok(Self {
-            document: Document::open(store).await?,
+            document,
             leases: Mutex::new(Leases::new(lease)),
-            newer: Mutex::new(None),
+            evidence: Mutex::default(),
+            heard,
             failure,
         })
     }
@@ -145,38 +171,75 @@ impl Registry {
         self.leases().duration()
     }
 
-    /// Whether a node holds a newer document than this control-plane.
+    /// Whether a node knows more than this control-plane.
     pub(crate) fn is_behind(&self) -> bool {
-        self.newer_than_ours().is_some()
+        self.evidence_against(&self.topology()).is_some()
     }
 
-    /// Edits the topology. The edit runs to its end also when the caller goes
-    /// away.
+    /// Edits the topology for an operator: once all nodes on record were heard,
+    /// any of which may know more. The edit runs to its end also when the caller
+    /// goes away.
     pub(crate) async fn edit(
         self: &Arc<Self>,
         edit: impl Fn(&Topology) -> Result<Topology, EditError> + Send + Sync + 'static,
     ) -> Result<Arc<Topology>, ChangeError> {
+        self.edit_if(|_, _| true, edit).await
+    }
+
+    /// Edits the topology for a node that is on record: what it says of itself
+    /// gives out no number, and waits for nobody.
+    pub(crate) async fn edit_for_node(
+        self: &Arc<Self>,
+        edit: impl Fn(&Topology) -> Result<Topology, EditError> + Send + Sync + 'static,
+    ) -> Result<Arc<Topology>, ChangeError> {
+        self.edit_if(|before, after| after.nodes.len() > before.nodes.len(), edit).await
+    }
+
+    async fn edit_if(
+        self: &Arc<Self>,
+        waits_for_nodes: impl Fn(&Topology, &Topology) -> bool + Send + Sync + 'static,
+        edit: impl Fn(&Topology) -> Result<Topology, EditError> + Send + Sync + 'static,
+    ) -> Result<Arc<Topology>, ChangeError> {
         let registry = Arc::clone(self);
-        tokio::spawn(async move { registry.edit_to_its_end(edit).await }).await.unwrap_or_else(
-            |error| {
-                self.failure.report(error.to_string());
-                Err(ChangeError::OutcomeUnknown(error.to_string()))
-            },
-        )
+        let edited = tokio::spawn(async move {
+            let deadline = Instant::now() + HEARING_PATIENCE;
+            loop {
+                match registry.edit_to_its_end(&waits_for_nodes, &edit).await {
+                    Err(ChangeError::NotHeard { .. })
+                        if registry.heard.until_all(deadline).await => {}
+                    edited => return edited,
+                }
+            }
+        });
+        edited.await.unwrap_or_else(|error| {
+            self.failure.report(error.to_string());
+            Err(ChangeError::OutcomeUnknown(error.to_string()))
+        })
     }
 
     async fn edit_to_its_end(
         &self,
+        waits_for_nodes: impl Fn(&Topology, &Topology) -> bool,
         edit: impl Fn(&Topology) -> Result<Topology, EditError>,
     ) -> Result<Arc<Topology>, ChangeError> {
         let edited = self
             .document
             .edit(|topology| {
-                if let Some((newer, node)) = self.newer_than(topology.version) {
-                    return Err(ChangeError::Behind { held: topology.version, newer, node });
+                let held = topology.version;
+                if let Some(evidence) = self.evidence_against(topology) {
+                    return Err(ChangeError::Behind { held, evidence });
                 }
                 let next = edit(topology)?;
-                Ok((next.version != topology.version).then_some(next))
+                // What the document says already takes nothing back.
+                if next.version == held {
+                    return Ok(None);
+                }
+                if let Some(nodes) = self.heard.missing(topology)
+                    && waits_for_nodes(topology, &next)
+                {
+                    return Err(ChangeError::NotHeard { held, nodes });
+                }
+                Ok(Some(next))
             })
             .await;
         match edited {
@@ -200,11 +263,13 @@ impl Registry {
         incarnation: Option<Incarnation>,
         known: TopologyVersion,
     ) -> Result<Registered, ChangeError> {
-        if known > self.topology().version {
-            self.note_newer(known, &registration.name).await;
-        }
         let name = registration.name.clone();
-        let topology = self.edit(move |topology| register_node(topology, &registration)).await?;
+        self.note_version(known, &format!("the node {name}")).await;
+        if let Some(node) = self.topology().node_by_name(&name) {
+            self.heard.hear(node.number);
+        }
+        let topology =
+            self.edit_for_node(move |topology| register_node(topology, &registration)).await?;
         let node = topology
             .node_by_name(&name)
             .expect("the edit that succeeded registered this name")
@@ -214,19 +279,28 @@ impl Registry {
     }
 
     /// Renews a lease, unless the token is not the name's last; answers that one.
-    pub(crate) fn renew(
+    pub(crate) async fn renew(
         &self,
         number: NodeNumber,
         presented: FencingToken,
         incarnation: Option<Incarnation>,
+        known: TopologyVersion,
     ) -> Result<FencingToken, RenewError> {
         let topology = self.topology();
         let node = topology.node(number).ok_or(RenewError::UnknownNode(number))?;
-        let held = node.fencing_token;
+        let name = node.name.clone();
+        self.note_version(known, &format!("the node {name}")).await;
+        let mut held = node.fencing_token;
         if presented > held {
-            return Err(RenewError::TokenNeverGiven { node: node.name.clone(), presented, held });
+            let evidence = Evidence::Token { number, node: name, presented };
+            self.note(&evidence).await;
+            held = self.topology().node(number).map_or(held, |node| node.fencing_token);
+            if presented > held {
+                return Err(RenewError::TokenNeverGiven { evidence, held });
+            }
         }
         if presented == held {
+            self.heard.hear(number);
             self.leases().renew(number, incarnation, Instant::now());
         }
         Ok(held)
@@ -268,28 +342,34 @@ impl Registry {
         Some(candidates.into_iter().map(|view| view.node).collect())
     }
 
-    /// A node knows a newer version. Another control-plane over the same store may
-    /// have written it; if not, this one has lost something.
-    async fn note_newer(&self, version: TopologyVersion, node: &NodeName) {
+    /// Somebody, whom `holder` says, holds this version.
+    pub(crate) async fn note_version(&self, version: TopologyVersion, holder: &str) {
+        if version > self.topology().version {
+            self.note(&Evidence::Version { version, holder: holder.to_owned() }).await;
+        }
+    }
+
+    /// Something is known that is not in our document. Another control-plane over
+    /// the same store may have written it; if not, this one has lost something.
+    async fn note(&self, evidence: &Evidence) {
         match self.document.reload().await {
-            Ok(topology) if topology.version >= version => return,
+            Ok(topology) if !evidence.is_against(&topology) => return,
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the topology could not be loaded again"),
         }
-        let mut newer = self.newer.lock().unwrap_or_else(PoisonError::into_inner);
-        if newer.as_ref().is_none_or(|(highest, _)| version > *highest) {
-            tracing::error!(%version, %node, "a node holds a newer topology than this control-plane");
-            *newer = Some((version, node.clone()));
+        let topology = self.topology();
+        let mut noted = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.retain(|evidence| evidence.is_against(&topology));
+        if !noted.iter().any(|held| held.covers(evidence)) {
+            tracing::error!(%evidence, held = %topology.version, "this control-plane is behind");
+            noted.retain(|held| !evidence.covers(held));
+            noted.insert(evidence.clone());
         }
     }
 
-    fn newer_than_ours(&self) -> Option<(TopologyVersion, NodeName)> {
-        self.newer_than(self.topology().version)
-    }
-
-    fn newer_than(&self, version: TopologyVersion) -> Option<(TopologyVersion, NodeName)> {
-        let newer = self.newer.lock().unwrap_or_else(PoisonError::into_inner);
-        newer.clone().filter(|(newer, _)| *newer > version)
+    fn evidence_against(&self, topology: &Topology) -> Option<Evidence> {
+        let noted = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.iter().find(|evidence| evidence.is_against(topology)).cloned()
     }
 
     fn leases(&self) -> MutexGuard<'_, Leases> {

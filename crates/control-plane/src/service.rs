@@ -96,8 +96,13 @@ impl ControlPlane {
     ) -> Result<Running, StartError> {
         config.validate()?;
         let failure = Failure::new();
-        let registry = Registry::open(Arc::clone(&store), config.lease(), failure.clone()).await?;
-        let registry = Arc::new(registry);
+        let opened = Registry::open(
+            Arc::clone(&store),
+            config.lease(),
+            config.topology_confirmed,
+            failure.clone(),
+        );
+        let registry = Arc::new(opened.await?);
         let log = OperationLog::open(store, failure.clone()).await?;
 
         let shutdown_grace = config.shutdown_grace();

@@ -87,7 +87,9 @@ impl Service for TopologyService {
                 NodeNumber::new(request.number),
                 FencingToken::new(request.fencing_token),
                 Incarnation::new(request.incarnation),
+                topology_version(request.topology_version),
             )
+            .await
             .map_err(Refusal::from)?;
         Ok(Response::new(v1::RenewLeaseResponse {
             lease_milliseconds: self.lease_milliseconds(),
@@ -101,6 +103,7 @@ impl Service for TopologyService {
         request: Request<v1::WatchTopologyRequest>,
     ) -> Result<Response<WatchStream>, Status> {
         let known = topology_version(request.into_inner().known);
+        self.registry.note_version(known, "a watcher of the topology").await;
         let watcher = Watcher {
             topology: self.registry.subscribe(),
             draining: self.draining.clone(),
@@ -217,7 +220,7 @@ impl Service for TopologyService {
             request.namespaces.into_iter().map(NamespaceNumber::new).collect();
         let topology = self
             .registry
-            .edit(move |topology| record_opened(topology, node, token, &namespaces))
+            .edit_for_node(move |topology| record_opened(topology, node, token, &namespaces))
             .await
             .map_err(Refusal::from)?;
         Ok(Response::new(v1::RecordNamespaceOpenedResponse {

@@ -17,7 +17,7 @@ use crate::identity::{
     Incarnation, LogName, MessageName, MessageNumber, NamespaceNumber, NodeNumber, PathName,
     ShardNumber,
 };
-use crate::limits::{MAX_CURSOR_BYTES, MAX_CURSOR_OVERRIDES, MAX_MESSAGE_NUMBER};
+use crate::limits::{MAX_CURSOR_OVERRIDES, MAX_CURSOR_TIPS, MAX_MESSAGE_NUMBER};
 use crate::names::ChannelName;
 use crate::replication::rows::Rows;
 
@@ -35,9 +35,9 @@ pub enum OverrideError {
     /// Too many channels.
     #[error("a cursor positions at most {MAX_CURSOR_OVERRIDES} channels apart from the rest")]
     TooMany,
-    /// Too many bytes.
-    #[error("a cursor takes at most {MAX_CURSOR_BYTES} bytes")]
-    TooLong,
+    /// Too many tips.
+    #[error("a cursor has at most {MAX_CURSOR_TIPS} tips")]
+    TooManyTips,
     /// The other cursor is of another namespace.
     #[error("the cursors are of different namespaces")]
     OtherNamespace,
@@ -367,8 +367,10 @@ impl Cursor {
         if self.overrides.len() > MAX_CURSOR_OVERRIDES {
             return Err(OverrideError::TooMany);
         }
-        if self.has_overrides() && self.encode().len() > MAX_CURSOR_BYTES {
-            return Err(OverrideError::TooLong);
+        let positions = self.overrides.values().chain([&self.tips]);
+        let tips: usize = positions.flat_map(BTreeMap::values).map(|tips| tips.0.len()).sum();
+        if self.has_overrides() && tips > MAX_CURSOR_TIPS {
+            return Err(OverrideError::TooManyTips);
         }
         Ok(())
     }

@@ -84,6 +84,54 @@ pub struct TraceContext {
     pub flags: u8,
 }
 
+/// The channel that a message names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MessageChannel {
+    /// By its name, as every message of a known kind.
+    Named(ChannelName),
+    /// What a message of a later kind has in its place; often nothing.
+    Text(String),
+}
+
+impl MessageChannel {
+    /// What is stored.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Named(name) => name.as_str(),
+            Self::Text(text) => text,
+        }
+    }
+
+    /// The name, if it is one.
+    pub const fn name(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// What a message of a kind says, if it may.
+    fn of(kind: MessageKind, text: &str) -> Result<Self, NameError> {
+        match (ChannelName::parse(text), kind) {
+            (Ok(name), _) => Ok(Self::Named(name)),
+            (Err(_), MessageKind::Unknown(_)) => Ok(Self::Text(text.to_owned())),
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+impl From<ChannelName> for MessageChannel {
+    fn from(name: ChannelName) -> Self {
+        Self::Named(name)
+    }
+}
+
+impl PartialEq<ChannelName> for MessageChannel {
+    fn eq(&self, name: &ChannelName) -> bool {
+        matches!(self, Self::Named(named) if named == name)
+    }
+}
+
 /// What a `Send` carries: a channel operation or a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -100,7 +148,7 @@ pub struct Message {
     /// The topology its origin had.
     pub topology_version: TopologyVersion,
     /// The channel it is about.
-    pub channel: ChannelName,
+    pub channel: MessageChannel,
     /// The channel's epoch that it means.
     pub epoch: Epoch,
     /// Publications: the highest register version of the channel known at
@@ -161,6 +209,7 @@ impl Message {
         if MessageKind::from_number(self.kind.number()) != Some(self.kind) {
             return Err(DecodeError::Missing { field: "kind" });
         }
+        MessageChannel::of(self.kind, self.channel.as_str())?;
         check_epoch(self.kind, self.epoch)?;
         check_count("groups", self.groups.len(), MAX_GROUPS_PER_MESSAGE)?;
         check_count("parents", self.parents.len(), MAX_PARENTS)?;
@@ -168,7 +217,7 @@ impl Message {
         if self.publisher.is_some_and(|publisher| publisher.sequence.get() == 0) {
             return Err(DecodeError::Missing { field: "publisher_sequence" });
         }
-        check_count("key", self.key.len(), MAX_KEY_BYTES)?;
+        check_key(self.kind, self.key.len())?;
         check_payload(self.kind, self.payload.len())
     }
 
@@ -243,13 +292,19 @@ impl Message {
             stamp: head.stamp,
             parents,
             topology_version: head.topology_version,
-            channel: ChannelName::parse(head.channel)?,
+            channel: MessageChannel::of(head.kind, head.channel)?,
             epoch: head.epoch,
             version: head.version,
             key: bytes.slice_ref(head.key),
-            publisher: head.publisher()?,
+            publisher: match (head.publisher(), head.kind) {
+                (Err(_), MessageKind::Unknown(_)) => None,
+                (publisher, _) => publisher?,
+            },
             possibly_repeated: head.possibly_repeated,
-            trace: trace.map(TraceFields::finish).transpose()?,
+            trace: match (trace.map(TraceFields::finish).transpose(), head.kind) {
+                (Err(_), MessageKind::Unknown(_)) => None,
+                (trace, _) => trace?,
+            },
             payload: bytes.slice_ref(head.payload),
         })
     }
@@ -351,6 +406,14 @@ fn check_epoch(kind: MessageKind, epoch: Epoch) -> Result<(), DecodeError> {
         MessageKind::Unknown(_) => Ok(()),
         _ if epoch.get() == 0 => Err(DecodeError::Missing { field: "epoch" }),
         _ => Ok(()),
+    }
+}
+
+/// Of kinds of later builds only the whole is limited.
+fn check_key(kind: MessageKind, bytes: usize) -> Result<(), DecodeError> {
+    match kind {
+        MessageKind::Unknown(_) => Ok(()),
+        _ => check_count("key", bytes, MAX_KEY_BYTES),
     }
 }
 

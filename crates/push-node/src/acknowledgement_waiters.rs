@@ -13,14 +13,13 @@ use tonic::Status;
 
 use crate::replication_hub::ReplicationHub;
 
-/// A level with the members that it was asked of, checked before anything is
-/// stored.
-#[derive(Clone, Debug)]
+/// A level that a call asks for in a namespace. Which members it means is said by
+/// the topology that each message is stamped with.
+#[derive(Clone, Copy, Debug)]
 pub struct Requirement {
     level: Durability,
+    namespace: NamespaceNumber,
     me: NodeNumber,
-    /// The other members as the message is stored.
-    others: BTreeSet<NodeNumber>,
 }
 
 /// What was reached.
@@ -33,29 +32,25 @@ pub struct Reached {
 }
 
 impl Requirement {
-    /// Reads what a call asks for.
-    pub fn of(
-        level: Durability,
-        namespace: NamespaceNumber,
-        topology: &Topology,
-        me: NodeNumber,
-    ) -> Result<Self, Status> {
-        let others: BTreeSet<NodeNumber> = topology
-            .members(namespace)
-            .into_iter()
-            .map(|member| member.number)
-            .filter(|member| *member != me)
-            .collect();
-        if let Durability::Peers(count) = level
-            && count as usize > others.len()
-        {
-            let text =
-                format!("{count} other members were asked for and there are {}", others.len());
-            return Err(refusal(Reason::TooFewMembers, text)
-                .outcome(&PublishOutcome::not_stored())
-                .into());
+    /// What a call asks for at a node.
+    pub const fn new(level: Durability, namespace: NamespaceNumber, me: NodeNumber) -> Self {
+        Self { level, namespace, me }
+    }
+
+    /// Refuses, before anything is stored, what more members would be needed for.
+    pub fn check(&self, topology: &Topology) -> Result<(), Status> {
+        let Durability::Peers(count) = self.level else { return Ok(()) };
+        let others = self.others(topology).len();
+        if count as usize <= others {
+            return Ok(());
         }
-        Ok(Self { level, me, others })
+        let text = format!("{count} other members were asked for and there are {others}");
+        Err(refusal(Reason::TooFewMembers, text).outcome(&PublishOutcome::not_stored()).into())
+    }
+
+    fn others(&self, topology: &Topology) -> BTreeSet<NodeNumber> {
+        let members = topology.members(self.namespace).into_iter();
+        members.map(|member| member.number).filter(|member| *member != self.me).collect()
     }
 
     /// Whether durable here is enough.
@@ -64,44 +59,53 @@ impl Requirement {
     }
 
     /// Waits until a message that is durable here is durable everywhere asked
-    /// for. Later messages of one log hold whenever an earlier wait for them has.
+    /// for: at the members by the topology that it is `stamped` with, those that
+    /// still are. Later messages of one log hold whenever an earlier wait for them
+    /// has.
     pub async fn wait(
         &self,
         hub: &Arc<ReplicationHub>,
         name: &MessageName,
+        stamped: &Topology,
         current: impl Fn() -> Arc<Topology>,
         deadline: Instant,
     ) -> Reached {
+        let others = self.others(stamped);
         if self.is_local() {
-            return self.reached(hub, name, &current());
+            return self.reached(hub, name, &others, &current());
         }
         let mut facts = hub.await_facts();
         loop {
-            let reached = self.reached(hub, name, &current());
+            let reached = self.reached(hub, name, &others, &current());
             if reached.satisfied {
                 return reached;
             }
             tokio::select! {
                 () = facts.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {
-                    return self.reached(hub, name, &current());
+                    return self.reached(hub, name, &others, &current());
                 }
             }
         }
     }
 
-    fn reached(&self, hub: &ReplicationHub, name: &MessageName, current: &Topology) -> Reached {
+    fn reached(
+        &self,
+        hub: &ReplicationHub,
+        name: &MessageName,
+        others: &BTreeSet<NodeNumber>,
+        current: &Topology,
+    ) -> Reached {
         let holders: BTreeSet<NodeNumber> = hub
             .holders(&name.log, name.m_id)
             .into_iter()
-            .filter(|holder| self.others.contains(holder))
+            .filter(|holder| others.contains(holder))
             .collect();
         let satisfied = match self.level {
             Durability::Local => true,
             Durability::Peers(count) => holders.len() >= count as usize,
             // Members that have left since are not waited for.
-            Durability::All => self
-                .others
+            Durability::All => others
                 .iter()
                 .filter(|member| current.is_member(**member, name.log.namespace))
                 .all(|member| holders.contains(member)),

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use interlock_rpc::configuration::{self, ConfigurationError};
+use interlock_rpc::process::HealthArguments;
 use interlock_telemetry::LogFormat;
+use serde::Serialize;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 
 /// Interlock's push-node: accepts messages in its region, makes them durable, and
 /// drives them to every other member.
@@ -27,22 +30,19 @@ pub struct Arguments {
     #[arg(long)]
     pub announce: bool,
     #[command(flatten)]
-    overrides: Overrides,
+    flags: Flags,
 }
 
 /// What the binary can do beside serving.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Ask a running push-node for its health; exits 0 if it serves.
-    Health {
-        /// Its client address; the configured one if absent.
-        #[arg(long)]
-        address: Option<String>,
-    },
+    Health(HealthArguments),
 }
 
-#[derive(Debug, clap::Args)]
-struct Overrides {
+/// The keys of the configuration that flags and environment may set.
+#[derive(Debug, Args, Serialize)]
+struct Flags {
     /// The node's name.
     #[arg(long, env = "INTERLOCK_NODE")]
     node: Option<String>,
@@ -74,14 +74,28 @@ struct Overrides {
     #[arg(long, env = "INTERLOCK_TOPOLOGY_FILE")]
     topology_file: Option<PathBuf>,
     /// With a topology file: this empty database founds its namespaces.
-    #[arg(long, env = "INTERLOCK_BOOTSTRAP", action = ArgAction::SetTrue)]
-    bootstrap: bool,
+    #[arg(
+        long,
+        env = "INTERLOCK_BOOTSTRAP",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    bootstrap: Option<bool>,
     /// The base URL of the region's web server.
     #[arg(long, env = "INTERLOCK_WEB_ORIGIN")]
     web_origin: Option<String>,
     /// Let sources come from private and loopback addresses.
-    #[arg(long, env = "INTERLOCK_ALLOW_PRIVATE_SOURCES", action = ArgAction::SetTrue)]
-    allow_private_sources: bool,
+    #[arg(
+        long,
+        env = "INTERLOCK_ALLOW_PRIVATE_SOURCES",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    allow_private_sources: Option<bool>,
     /// How many redirects a fetch of a source follows.
     #[arg(long, env = "INTERLOCK_SOURCE_REDIRECTS")]
     source_redirects: Option<u8>,
@@ -100,52 +114,16 @@ struct Overrides {
 impl Arguments {
     /// The configuration that results: flag over environment over file over
     /// default. Not yet validated.
-    pub fn resolve(&self) -> Result<Config, ConfigError> {
-        let mut config = match &self.config {
-            Some(path) => Config::from_file(path)?,
-            None => Config::default(),
-        };
-        self.overrides.apply(&mut config);
-        Ok(config)
-    }
-}
-
-impl Overrides {
-    fn apply(&self, config: &mut Config) {
-        fn set<T: Clone>(target: &mut T, value: &Option<T>) {
-            if let Some(value) = value {
-                target.clone_from(value);
-            }
-        }
-        fn set_optional<T: Clone>(target: &mut Option<T>, value: &Option<T>) {
-            if value.is_some() {
-                target.clone_from(value);
-            }
-        }
-        set(&mut config.node, &self.node);
-        set(&mut config.region, &self.region);
-        set(&mut config.data_dir, &self.data_dir);
-        set(&mut config.client_listen, &self.client_listen);
-        set(&mut config.replication_listen, &self.replication_listen);
-        set_optional(&mut config.metrics_listen, &self.metrics_listen);
-        set_optional(&mut config.client_advertise, &self.client_advertise);
-        set_optional(&mut config.replication_advertise, &self.replication_advertise);
+    pub fn resolve(&self) -> Result<Config, ConfigurationError> {
+        let mut config: Config = configuration::load(self.config.as_deref(), &self.flags)?;
         // One source of the topology takes the place of the other.
-        if self.control_plane.is_some() {
-            config.control_plane.clone_from(&self.control_plane);
+        if self.flags.control_plane.is_some() {
             config.topology_file = None;
         }
-        if self.topology_file.is_some() {
-            config.topology_file.clone_from(&self.topology_file);
+        if self.flags.topology_file.is_some() {
             config.control_plane = None;
         }
-        config.bootstrap |= self.bootstrap;
-        set_optional(&mut config.web_origin, &self.web_origin);
-        config.allow_private_sources |= self.allow_private_sources;
-        set(&mut config.source_redirects, &self.source_redirects);
-        set_optional(&mut config.source_ca, &self.source_ca);
-        set(&mut config.log_format, &self.log_format);
-        set(&mut config.log_filter, &self.log_filter);
+        Ok(config)
     }
 }
 
@@ -179,5 +157,25 @@ mod tests {
         assert_eq!((config.node.as_str(), config.region.as_str()), ("b", "r"));
         assert!(config.control_plane.is_none());
         config.validate().expect("it is valid");
+    }
+
+    /// What the file switches on, a flag switches off, and the other way round.
+    #[test]
+    fn switches_outweigh_the_file_both_ways() {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let path = directory.path().join("node.toml");
+        let resolved = |file: &str, flags: &[&str]| {
+            std::fs::write(&path, file).expect("it can be written");
+            let plain = ["push-node", "--config", path.to_str().expect("a plain path")];
+            let arguments = Arguments::parse_from(plain.iter().chain(flags));
+            let config = arguments.resolve().expect("it reads");
+            (config.bootstrap, config.allow_private_sources)
+        };
+        let on = "bootstrap = true\nallow_private_sources = true\n";
+        assert_eq!(resolved(on, &[]), (true, true));
+        assert_eq!(resolved(on, &["--bootstrap=false"]), (false, true));
+        assert_eq!(resolved(on, &["--allow-private-sources=false"]), (true, false));
+        assert_eq!(resolved("", &[]), (false, false));
+        assert_eq!(resolved("", &["--bootstrap", "--allow-private-sources=true"]), (true, true));
     }
 }

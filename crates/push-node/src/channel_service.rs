@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use interlock_core::admission::{
-    ChannelChange, ChannelDraft, ChannelEdit, ChannelUpdate, EditCondition, Etag,
+    ChannelChange, ChannelDraft, ChannelEdit, ChannelUpdate, EditCondition, EditRefusal, Etag,
 };
 use interlock_core::directory::Definition;
-use interlock_core::identity::{Epoch, MessageName};
-use interlock_core::limits::MAX_CHANNEL_NAME_BYTES;
+use interlock_core::identity::{MessageName, NamespaceNumber, PathName, ShardNumber};
+use interlock_core::limits::MAX_CHANNEL_WATCHERS;
 use interlock_core::message::{Source, TraceContext};
 use interlock_core::names::ChannelName;
 use interlock_core::topology::Namespace;
@@ -20,12 +20,13 @@ use interlock_rpc::convert::{IntoWire as _, InvalidField};
 use interlock_rpc::services::channel::Service;
 use interlock_rpc::status::{PublishOutcome, Reason, refusal};
 use interlock_rpc::{trace, v1};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::acknowledgement_waiters::{Requirement, deadline_status};
+use crate::channel_pages::{PageRequest, check_prefix};
 use crate::channel_watch::ChannelWatch;
 use crate::context::NodeContext;
 use crate::deadline::answer_by;
@@ -33,10 +34,6 @@ use crate::refusals::{edit_status, ending_status, unknown_status};
 use crate::source_fetcher::{FetchError, Fetched};
 use crate::writer_commands::{EditAnswer, WriterCommand};
 
-/// Channels in one page if the request names no size.
-const DEFAULT_PAGE: usize = 100;
-/// Channels in one page at most.
-const MAX_PAGE: usize = 1000;
 /// Events made ahead of a watcher.
 const EVENTS_AHEAD: usize = 64;
 
@@ -44,6 +41,7 @@ const EVENTS_AHEAD: usize = 64;
 #[derive(Clone)]
 pub struct ChannelServer {
     context: Arc<NodeContext>,
+    watchers: Arc<Semaphore>,
 }
 
 /// An edit that is durable where it was asked to be.
@@ -53,10 +51,16 @@ struct Done {
     durable_at: Vec<String>,
 }
 
+/// An edit that changes nothing, durable where it was asked to be.
+struct Unchanged {
+    channel: v1::Channel,
+    durable_at: Vec<String>,
+}
+
 impl ChannelServer {
     /// Serves this node's clients.
     pub fn new(context: Arc<NodeContext>) -> Self {
-        Self { context }
+        Self { context, watchers: Arc::new(Semaphore::new(MAX_CHANNEL_WATCHERS)) }
     }
 
     /// Has an edit stored and waits until it is durable enough.
@@ -69,13 +73,13 @@ impl ChannelServer {
         action: &'static str,
     ) -> Result<Done, Status> {
         let context = &self.context;
-        let topology = context.topology.current();
-        let requirement = Requirement::of(level, namespace.number, &topology, context.me().node)?;
+        let requirement = Requirement::new(level, namespace.number, context.me().node);
+        requirement.check(&context.topology.current())?;
         let channel = edit.channel.clone();
         let (sender, receiver) = oneshot::channel();
         let command = WriterCommand::Edit(Box::new(edit), sender);
         context.writer.submit(command).await.map_err(|_| ending_status())?;
-        let EditAnswer { name, definition } = receiver
+        let EditAnswer { name, definition, topology } = receiver
             .await
             .map_err(|_| unknown_status(false))?
             .map_err(|refused| edit_status(&refused))?;
@@ -83,12 +87,40 @@ impl ChannelServer {
         // Whoever reads after the answer sees what was answered.
         context.until_applied(&name).await;
         let current = || context.topology.current();
-        let reached = requirement.wait(&context.hub, &name, current, deadline).await;
+        let reached = requirement.wait(&context.hub, &name, &topology, current, deadline).await;
         if !reached.satisfied {
             return Err(deadline_status(&reached, &name, false));
         }
-        let channel = wire_channel(namespace, &channel, &definition);
+        let channel = wire::channel(&namespace.name, &channel, &definition);
         Ok(Done { channel, name, durable_at: reached.durable_at })
+    }
+
+    /// Answers an edit that would change nothing, because the web server has what
+    /// is held: as durable as was asked for, it is the message that brought it.
+    async fn unchanged(
+        &self,
+        namespace: &Namespace,
+        channel: &ChannelName,
+        held: &Definition,
+        level: Durability,
+        deadline: Instant,
+    ) -> Result<Unchanged, Status> {
+        let context = &self.context;
+        let topology = context.topology.current();
+        let requirement = Requirement::new(level, namespace.number, context.me().node);
+        requirement.check(&topology)?;
+        let here = vec![context.name().to_string()];
+        let mut unchanged =
+            Unchanged { channel: wire::channel(&namespace.name, channel, held), durable_at: here };
+        if let Some(name) = source_writer(namespace.number, held) {
+            let current = || context.topology.current();
+            let reached = requirement.wait(&context.hub, &name, &topology, current, deadline).await;
+            if !reached.satisfied {
+                return Err(deadline_status(&reached, &name, true));
+            }
+            unchanged.durable_at = reached.durable_at;
+        }
+        Ok(unchanged)
     }
 
     /// The definition of a channel as it is durable here.
@@ -206,7 +238,7 @@ impl Service for ChannelServer {
         let namespace = self.context.member_namespace(&request.namespace)?;
         let level = durability(request.durability)?;
         let channel = channel_name(&request.channel, "channel")?;
-        let condition = condition(request.epoch, &request.etag)?;
+        let mut condition = wire::condition(request.epoch, &request.etag)?;
         wire::limits(
             request.max_payload_bytes.unwrap_or_default(),
             request.max_publications_per_second.unwrap_or_default(),
@@ -219,12 +251,16 @@ impl Service for ChannelServer {
             let reason = "goes with set_labels, which replaces all labels";
             return Err(InvalidField::new("labels", reason).into());
         }
-        let mut unchanged_source = false;
+        let mut unchanged_source = None;
         let source = match request.source {
             Some(path) => {
                 let held = self.live_definition(&namespace, &channel)?;
+                // What is stale is refused before anything is fetched for it.
+                check_condition(&channel, &held, condition)?;
                 let source = self.source_to_set(path, held.source()).await?;
-                unchanged_source = source.is_none();
+                // Meant for the epoch whose source it was compared with.
+                condition.epoch = Some(held.epoch());
+                unchanged_source = source.is_none().then_some(held);
                 source
             }
             None => None,
@@ -236,13 +272,15 @@ impl Service for ChannelServer {
             max_payload_bytes: request.max_payload_bytes,
             max_publications_per_second: request.max_publications_per_second,
         };
-        if unchanged_source && update == ChannelUpdate::default() {
+        if let Some(held) = unchanged_source
+            && update == ChannelUpdate::default()
+        {
             // The source was all there was to set, and it is what is held.
-            let held = self.live_definition(&namespace, &channel)?;
+            let done = self.unchanged(&namespace, &channel, &held, level, deadline).await?;
             return Ok(Response::new(v1::UpdateChannelResponse {
-                channel: Some(wire_channel(&namespace, &channel, &held)),
+                channel: Some(done.channel),
                 message: None,
-                durable_at: vec![self.context.name().to_string()],
+                durable_at: done.durable_at,
             }));
         }
         let change = ChannelChange::Update { condition, update };
@@ -263,7 +301,7 @@ impl Service for ChannelServer {
         let namespace = self.context.member_namespace(&request.namespace)?;
         let level = durability(request.durability)?;
         let channel = channel_name(&request.channel, "channel")?;
-        let condition = condition(request.epoch, &request.etag)?;
+        let condition = wire::condition(request.epoch, &request.etag)?;
         let change = ChannelChange::Delete { condition };
         let edit = ChannelEdit { namespace: namespace.number, channel, change, trace };
         let done = self.edit(&namespace, edit, level, deadline, "delete").await?;
@@ -290,7 +328,7 @@ impl Service for ChannelServer {
                 .collect()
         });
         Ok(Response::new(v1::GetChannelResponse {
-            channel: Some(wire_channel(&namespace, &channel, &definition)),
+            channel: Some(wire::channel(&namespace.name, &channel, &definition)),
             lost_operations,
         }))
     }
@@ -301,28 +339,9 @@ impl Service for ChannelServer {
     ) -> Result<Response<v1::ListChannelsResponse>, Status> {
         let request = request.into_inner();
         let namespace = self.context.member_namespace(&request.namespace)?;
-        check_prefix(&request.prefix)?;
-        let size = match request.page_size {
-            0 => DEFAULT_PAGE,
-            size => usize::try_from(size).unwrap_or(MAX_PAGE).min(MAX_PAGE),
-        };
-        let after = (!request.page_token.is_empty()).then_some(request.page_token.as_str());
-        if let Some(after) = after {
-            channel_name(after, "page_token")?;
-        }
+        let page = PageRequest::of(request)?;
         let directory = self.context.directories.namespace(namespace.number);
-        let response = directory.read(|directory| {
-            let page = directory.page(&request.prefix, after, request.show_deleted, size);
-            v1::ListChannelsResponse {
-                channels: page
-                    .channels
-                    .iter()
-                    .map(|(name, definition)| wire_channel(&namespace, name, definition))
-                    .collect(),
-                next_page_token: page.next_after.map(ToString::to_string).unwrap_or_default(),
-            }
-        });
-        Ok(Response::new(response))
+        Ok(Response::new(directory.read(|directory| page.read(&namespace, directory))))
     }
 
     async fn watch_channels(
@@ -332,9 +351,15 @@ impl Service for ChannelServer {
         let request = request.into_inner();
         let namespace = self.context.member_namespace(&request.namespace)?;
         check_prefix(&request.prefix)?;
+        let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| {
+            refusal(Reason::TooManyConnections, "this node has as many watchers as it takes")
+        })?;
         let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
         let watch = ChannelWatch::new(Arc::clone(&self.context), namespace, request.prefix, sender);
-        self.context.tasks.spawn(watch.run());
+        self.context.tasks.spawn("a watch of channels", async move {
+            watch.run().await;
+            drop(permit);
+        })?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -370,11 +395,12 @@ impl Service for ChannelServer {
             return Err(refusal(Reason::NoSource, text).into());
         }
         let Some(source) = self.fetch(&path, held.source()).await? else {
+            let done = self.unchanged(&namespace, &channel, &held, level, deadline).await?;
             return Ok(Response::new(v1::RefreshChannelContentResponse {
-                channel: Some(wire_channel(&namespace, &channel, &held)),
+                channel: Some(done.channel),
                 changed: false,
                 message: None,
-                durable_at: vec![self.context.name().to_string()],
+                durable_at: done.durable_at,
             }));
         };
         // Meant for the epoch whose source was fetched.
@@ -409,22 +435,30 @@ impl ChannelServer {
     }
 }
 
-/// A channel as clients see it, with the etag that edits are compared by.
-pub(crate) fn wire_channel(
-    namespace: &Namespace,
-    name: &ChannelName,
-    definition: &Definition,
-) -> v1::Channel {
-    let etag = Etag::of(definition).to_string();
-    v1::Channel { etag, ..wire::channel(&namespace.name, name, definition) }
+/// Refuses what admission would: the definition is another than the client has
+/// seen.
+fn check_condition(
+    channel: &ChannelName,
+    held: &Definition,
+    condition: EditCondition,
+) -> Result<(), Status> {
+    let channel = channel.clone();
+    let epoch = held.epoch();
+    if condition.epoch.is_some_and(|meant| meant != epoch) {
+        return Err(edit_status(&EditRefusal::StaleEpoch { channel, epoch }));
+    }
+    let etag = Etag::of(held);
+    if condition.etag.is_some_and(|seen| seen != etag) {
+        return Err(edit_status(&EditRefusal::StaleEtag { channel, etag }));
+    }
+    Ok(())
 }
 
-fn condition(epoch: u64, etag: &str) -> Result<EditCondition, Status> {
-    let etag = match etag {
-        "" => None,
-        text => Some(text.parse::<Etag>().map_err(|error| InvalidField::new("etag", error))?),
-    };
-    Ok(EditCondition { epoch: (epoch != 0).then(|| Epoch::new(epoch)), etag })
+/// The message that wrote the source which is held.
+fn source_writer(namespace: NamespaceNumber, held: &Definition) -> Option<MessageName> {
+    let stamp = held.registers()?.source.stamp?;
+    let path = PathName { namespace, shard: ShardNumber::new(0), origin: stamp.origin };
+    Some(MessageName { log: path.log(stamp.incarnation), m_id: stamp.m_id })
 }
 
 fn unknown_channel(channel: &ChannelName) -> Status {
@@ -441,12 +475,4 @@ fn fetch_status(error: &FetchError) -> Status {
         _ => refusal(Reason::SourceFailed, text),
     };
     answer.with("may_pass", error.may_pass()).outcome(&PublishOutcome::not_stored()).into()
-}
-
-fn check_prefix(prefix: &str) -> Result<(), Status> {
-    if prefix.len() > MAX_CHANNEL_NAME_BYTES {
-        let reason = format!("is longer than a channel's name, {MAX_CHANNEL_NAME_BYTES} bytes");
-        return Err(InvalidField::new("prefix", reason).into());
-    }
-    Ok(())
 }

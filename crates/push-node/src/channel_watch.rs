@@ -12,7 +12,6 @@ use interlock_rpc::v1::watch_channels_response::Event;
 use tokio::sync::{broadcast, mpsc};
 use tonic::Status;
 
-use crate::channel_service::wire_channel;
 use crate::context::NodeContext;
 use crate::projector::ChannelNews;
 use crate::tasks::until_set;
@@ -93,7 +92,7 @@ impl ChannelWatch {
                 let channels: Vec<v1::Channel> = page
                     .channels
                     .iter()
-                    .map(|(name, definition)| wire_channel(&self.namespace, name, definition))
+                    .map(|(name, definition)| wire::channel(&self.namespace.name, name, definition))
                     .collect();
                 (channels, page.next_after.map(ToString::to_string))
             });
@@ -112,7 +111,7 @@ impl ChannelWatch {
         let directory = self.context.directories.namespace(self.namespace.number);
         let definition = directory.read(|directory| directory.get(channel).cloned());
         let Some(definition) = definition else { return Ok(()) };
-        let channel = wire_channel(&self.namespace, channel, &definition);
+        let channel = wire::channel(&self.namespace.name, channel, &definition);
         self.send(Event::Changed(channel)).await
     }
 

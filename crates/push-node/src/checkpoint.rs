@@ -18,16 +18,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub async fn store_checkpoints(context: Arc<NodeContext>) {
     let mut ending = context.tasks.ending();
     let mut changes = context.durable.watch_durable();
-    let mut seen_facts = Vec::new();
+    let mut seen_members = Vec::new();
     loop {
-        let facts = context.hub.facts_for_checkpoint();
-        let moved = changes.has_changed().unwrap_or(false) || facts != seen_facts;
+        let members = context.hub.members_for_checkpoint();
+        let moved = changes.has_changed().unwrap_or(false) || members != seen_members;
         if moved {
             changes.mark_unchanged();
             if let Err(error) = store_checkpoint(&context).await {
                 return context.failure.report(NodeFailure::Storage(error.to_string()));
             }
-            seen_facts = facts;
+            seen_members = members;
             // A queue that is closed has stored all at its end.
             let _ = context.projector.push(ProjectorWork::Tick);
         }
@@ -41,6 +41,6 @@ pub async fn store_checkpoints(context: Arc<NodeContext>) {
 /// Stores one checkpoint.
 pub async fn store_checkpoint(context: &NodeContext) -> Result<(), StorageError> {
     let marks = context.durable.marks();
-    let facts = context.hub.facts_for_checkpoint();
-    on_disk(&context.storage, move |storage| storage.store_checkpoint(&marks, &facts)).await
+    let members = context.hub.members_for_checkpoint();
+    on_disk(&context.storage, move |storage| storage.store_checkpoint(&marks, &members)).await
 }

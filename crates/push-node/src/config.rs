@@ -2,7 +2,7 @@
 //! rising order of weight (`arguments.rs` has the latter two).
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_core::names::{NameError, NodeName, RegionName};
@@ -149,22 +149,6 @@ impl Default for Limits {
 /// What is wrong with a configuration. It has to be changed.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("configuration file {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The file is not what it should be; the text names the key.
-    #[error("configuration file {path}: {source}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where it fails.
-        source: Box<toml::de::Error>,
-    },
     /// A name is missing or none.
     #[error("{key}: {source}")]
     Name {
@@ -181,6 +165,19 @@ pub enum ConfigError {
         "bootstrap: a control-plane names the founders itself; it goes with topology_file only"
     )]
     Bootstrap,
+    /// A node that listens everywhere has to say where it is reached.
+    #[error(
+        "{advertise}: {listen} is {address}, which nobody else can call; give the address that \
+         others reach this node by"
+    )]
+    Advertise {
+        /// The key that is missing.
+        advertise: &'static str,
+        /// The key that listens everywhere.
+        listen: &'static str,
+        /// What it says.
+        address: SocketAddr,
+    },
     /// The limits contradict one another.
     #[error("limits.{key}: {reason}")]
     Limit {
@@ -192,16 +189,6 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a TOML file. An unknown key is an error that names it.
-    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })
-    }
-
     /// Checks what types cannot.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.node_name()?;
@@ -212,6 +199,7 @@ impl Config {
         if self.bootstrap && self.topology_file.is_none() {
             return Err(ConfigError::Bootstrap);
         }
+        self.check_advertised()?;
         let limit = |key, reason| Err(ConfigError::Limit { key, reason });
         if self.limits.writer_queue_bytes < 4 << 20 {
             return limit("writer_queue_bytes", "less than the largest frame, 4 MiB");
@@ -221,6 +209,25 @@ impl Config {
                 "replication_free_bytes",
                 "more than publication_free_bytes: peers would be cut off before publishers",
             );
+        }
+        Ok(())
+    }
+
+    /// A node registers the addresses that it listens at, unless others are given.
+    /// With a topology file those in the file count.
+    fn check_advertised(&self) -> Result<(), ConfigError> {
+        if self.control_plane.is_none() {
+            return Ok(());
+        }
+        let client = ("client_advertise", &self.client_advertise);
+        let replication = ("replication_advertise", &self.replication_advertise);
+        for ((advertise, given), listen, address) in [
+            (client, "client_listen", self.client_listen),
+            (replication, "replication_listen", self.replication_listen),
+        ] {
+            if given.is_none() && address.ip().is_unspecified() {
+                return Err(ConfigError::Advertise { advertise, listen, address });
+            }
         }
         Ok(())
     }
@@ -289,6 +296,26 @@ mod tests {
             let error = toml::from_str::<Config>(text).expect_err("it is unknown").to_string();
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    /// Nobody else could call 0.0.0.0, which would be registered.
+    #[test]
+    fn listening_everywhere_needs_an_address_for_others() {
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let client = Config { client_listen: everywhere(7200), ..good() };
+        let replication =
+            Config { replication_listen: "[::]:7300".parse().expect("one"), ..good() };
+        for (config, key) in
+            [(&client, "client_advertise"), (&replication, "replication_advertise")]
+        {
+            let error = config.validate().expect_err("nobody could call it").to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+        let given = Some("seoul-1.example:7200".to_owned());
+        Config { client_advertise: given, ..client.clone() }.validate().expect("it is reachable");
+        // The file says where the nodes are.
+        let topology_file = Some("t".into());
+        Config { topology_file, control_plane: None, ..client }.validate().expect("it is known");
     }
 
     #[test]

@@ -23,7 +23,9 @@ use tonic::{Request, Status};
 use crate::config::Config;
 use crate::context::{FEATURE_LEVEL, NodeContext};
 use crate::failure::NodeFailure;
+use crate::fencing::fence;
 use crate::tasks::until_set;
+use crate::topology_state::offer_topology;
 
 /// A call that takes longer is given up and tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -190,7 +192,9 @@ impl ControlPlaneLink {
                 RoundEnd::Unknown => registration = None,
                 RoundEnd::Fenced(higher) => {
                     tracing::error!(%number, %token, %higher, "this process is fenced off");
-                    self.context.fence(higher);
+                    let detail =
+                        format!("another process registered this name with token {higher}");
+                    fence(&self.context, &detail);
                     return;
                 }
             }
@@ -228,7 +232,7 @@ impl ControlPlaneLink {
         let token = registration.token.get();
         self.context.identity.fencing_token.fetch_max(token, Ordering::Relaxed);
         let topology = Arc::new(registration.topology.clone());
-        self.context.offer_topology(topology, "the control-plane").await;
+        offer_topology(&self.context, topology, "the control-plane").await;
         self.context.control_plane_connected.store(true, Ordering::Relaxed);
         tracing::info!(fencing_token = token, "registered with the control-plane");
     }
@@ -265,6 +269,7 @@ async fn renew(
             number: context.me().node.get(),
             fencing_token: token.get(),
             incarnation: context.me().incarnation.get(),
+            topology_version: Some(context.topology.current().version.into_wire()),
         };
         let lease = match client.renew_lease(bounded(request)).await {
             Ok(answer) => {
@@ -303,7 +308,7 @@ async fn watch_topology(context: Arc<NodeContext>, mut client: Client) -> Status
         };
         match document.map(|document| document.into_core()) {
             Some(Ok(topology)) => {
-                context.offer_topology(Arc::new(topology), "the control-plane").await;
+                offer_topology(&context, Arc::new(topology), "the control-plane").await;
             }
             Some(Err(error)) => tracing::warn!(%error, "a topology that cannot be read"),
             None => {}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use interlock_core::limits::MAX_CALL_WAIT_MILLISECONDS;
 use interlock_rpc::server::deadline_of;
 use tokio::time::Instant;
 use tonic::Request;
@@ -10,8 +11,7 @@ use tonic::Request;
 /// server around the call, gives up and says nothing.
 const ANSWER_MARGIN: Duration = Duration::from_millis(20);
 
-/// No call waits longer, whatever it asks for.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
+const MAX_WAIT: Duration = Duration::from_millis(MAX_CALL_WAIT_MILLISECONDS);
 
 /// When to answer at the latest: a little before the caller's deadline, or after
 /// `default` where it named none.

@@ -21,16 +21,17 @@ use interlock_rpc::convert::IntoWire as _;
 use interlock_rpc::convert::delivery::StartPosition;
 use interlock_rpc::v1;
 use interlock_rpc::v1::follow_response::Body;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 
 use crate::catch_up_reader::{CatchUpReader, Found, LogRange};
+use crate::channel_segments::ChannelSegments;
 use crate::delivery_trace::trace_delivery;
 use crate::directories::NamespaceDirectory;
 use crate::durable_state::{DurableState, JournalSnapshot};
 use crate::feed_batch::{FeedBatch, Part, Run};
-use crate::follow_start::resolve_start;
+use crate::follow_start::StartSearch;
 use crate::metrics::NodeMetrics;
 use crate::origin_news::OriginNewsBoard;
 use crate::refusals::storage_status;
@@ -80,6 +81,8 @@ pub struct FeedSources {
     pub storage: Storage,
     /// The namespace's channels.
     pub directory: NamespaceDirectory,
+    /// Where in the logs they are.
+    pub channel_segments: ChannelSegments,
     /// Who was heard when.
     pub news: Arc<OriginNewsBoard>,
     /// What is counted.
@@ -88,6 +91,8 @@ pub struct FeedSources {
     pub node: String,
     /// Set when the node drains.
     pub draining: watch::Receiver<bool>,
+    /// Room for starts that are looked for on the disk.
+    pub searches: Arc<Semaphore>,
 }
 
 /// Why a feed ended early.
@@ -137,18 +142,13 @@ struct Feed {
 
 impl Feed {
     async fn open(sources: FeedSources, request: FeedRequest, out: Out) -> Result<Self, FeedEnd> {
-        sources.durable.until_applied(request.namespace).await;
-        let snapshot = sources.durable.snapshot(request.namespace);
-        let start = resolve_start(
-            &sources.storage,
-            request.namespace,
-            &request.start,
-            &snapshot,
-            &request.filter,
-            &sources.directory,
-        )
-        .await
-        .map_err(|error| FeedEnd::Failed(storage_status(&error)))?;
+        let mut draining = sources.draining.clone();
+        // A search may read whole logs: nobody waits for one that is not wanted.
+        let (snapshot, start) = tokio::select! {
+            found = find_start(&sources, &request) => found?,
+            () = until_set(&mut draining) => return Err(FeedEnd::Draining),
+            () = out.closed() => return Err(FeedEnd::ReaderGone),
+        };
         let limits = matches!(request.until, Until::Now).then(|| snapshot.marks.clone());
         let mut feed = Self {
             cursor: start.clone(),
@@ -208,7 +208,8 @@ impl Feed {
                 ranges.push(LogRange { log: *log, from, through });
             }
         }
-        let mut reader = CatchUpReader::new(Arc::clone(&self.sources.storage), ranges);
+        let storage = Arc::clone(&self.sources.storage);
+        let mut reader = CatchUpReader::new(storage, ranges, &self.rows);
         loop {
             let found =
                 reader.next().await.map_err(|error| FeedEnd::Failed(storage_status(&error)))?;
@@ -343,7 +344,7 @@ impl Feed {
             Ok(head) if shown && head.kind == MessageKind::ChannelOperation => {
                 // The event comes first: a reader that breaks off between the two
                 // is told again.
-                self.batch.event(event_of(directory, &head, bytes));
+                self.batch.event(event_of(directory, name, &head, bytes));
                 self.batch.pass(name);
             }
             _ => self.batch.pass(name),
@@ -438,6 +439,31 @@ impl Feed {
     }
 }
 
+/// What is durable now, and where in it the follower starts.
+async fn find_start(
+    sources: &FeedSources,
+    request: &FeedRequest,
+) -> Result<(JournalSnapshot, Cursor), FeedEnd> {
+    let reads_much = matches!(request.start, StartPosition::Last(_) | StartPosition::Time(_));
+    let _room = match reads_much {
+        // The semaphore is never closed.
+        true => sources.searches.acquire().await.ok(),
+        false => None,
+    };
+    sources.durable.until_applied(request.namespace).await;
+    let snapshot = sources.durable.snapshot(request.namespace);
+    let search = StartSearch {
+        storage: &sources.storage,
+        snapshot: &snapshot,
+        filter: &request.filter,
+        directory: &sources.directory,
+        segments: &sources.channel_segments,
+    };
+    let start = search.resolve(request.namespace, &request.start).await;
+    let start = start.map_err(|error| FeedEnd::Failed(storage_status(&error)))?;
+    Ok((snapshot, start))
+}
+
 fn response(body: Body) -> v1::FollowResponse {
     v1::FollowResponse { body: Some(body) }
 }
@@ -452,6 +478,7 @@ fn is_delivered(directory: &Directory, head: &MessageHead<'_>) -> bool {
 /// of history is not told of the past of a name.
 fn event_of(
     directory: &Directory,
+    name: &MessageName,
     head: &MessageHead<'_>,
     bytes: &Bytes,
 ) -> Option<v1::ChannelEvent> {
@@ -469,5 +496,9 @@ fn event_of(
         channel: head.channel.to_owned(),
         epoch: head.epoch.get(),
         kind: kind.into(),
+        message: Some(name.into_wire()),
     })
 }
+
+#[cfg(test)]
+mod tests;

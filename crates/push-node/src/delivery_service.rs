@@ -1,10 +1,13 @@
 //! `DeliveryService`: one stream per follower, each with a task of its own.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use interlock_core::cursor::Cursor;
 use interlock_core::identity::{NamespaceNumber, NodeNumber};
+use interlock_core::limits::{
+    MAX_EXCLUDED_ORIGINS, MAX_GATEWAY_NAME_BYTES, MAX_LAST_MESSAGES, MAX_START_SEARCHES,
+};
 use interlock_rpc::convert::InvalidField;
 use interlock_rpc::convert::delivery::{StartPosition, channel_filter, start_position};
 use interlock_rpc::services::delivery::Service;
@@ -17,7 +20,6 @@ use tonic::{Request, Response, Status};
 
 use crate::context::NodeContext;
 use crate::delivery_feed::{FeedRequest, FeedSources, Until, run_feed};
-use crate::follow_start::MAX_LAST_MESSAGES;
 
 /// Responses made ahead of a reader; each is at most about a batch.
 const RESPONSES_AHEAD: usize = 4;
@@ -27,13 +29,14 @@ const RESPONSES_AHEAD: usize = 4;
 pub struct DeliveryServer {
     context: Arc<NodeContext>,
     followers: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
 }
 
 impl DeliveryServer {
     /// Serves at most as many followers as the limits say.
     pub fn new(context: Arc<NodeContext>) -> Self {
         let followers = Arc::new(Semaphore::new(context.config.limits.max_followers));
-        Self { context, followers }
+        Self { context, followers, searches: Arc::new(Semaphore::new(MAX_START_SEARCHES)) }
     }
 }
 
@@ -58,17 +61,19 @@ impl Service for DeliveryServer {
             durable: Arc::clone(&context.durable),
             storage: Arc::clone(&context.storage),
             directory: context.directories.namespace(namespace.number),
+            channel_segments: context.channel_segments.clone(),
             news: Arc::clone(&context.news),
             metrics: context.metrics.clone(),
             node: context.name().to_string(),
             draining: context.draining.subscribe(),
+            searches: Arc::clone(&self.searches),
         };
         let (sender, receiver) = mpsc::channel(RESPONSES_AHEAD);
         let guard = context.gateways.enter(&gateway);
-        context.tasks.spawn(async move {
+        context.tasks.spawn("a follower's feed", async move {
             run_feed(sources, request, sender).await;
             drop((permit, guard));
-        });
+        })?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -77,6 +82,14 @@ fn feed_request(
     namespace: NamespaceNumber,
     request: v1::FollowRequest,
 ) -> Result<FeedRequest, Status> {
+    if request.gateway.len() > MAX_GATEWAY_NAME_BYTES {
+        let reason = format!("is longer than {MAX_GATEWAY_NAME_BYTES} bytes");
+        return Err(InvalidField::new("gateway", reason).into());
+    }
+    if request.excluded_origins.len() > MAX_EXCLUDED_ORIGINS {
+        let reason = format!("has more than {MAX_EXCLUDED_ORIGINS} entries");
+        return Err(InvalidField::new("excluded_origins", reason).into());
+    }
     let filter = channel_filter(&request.channels)?;
     let until = match (request.until_now, request.until_cursor.is_empty()) {
         (true, false) => {
@@ -126,4 +139,45 @@ fn cursor(namespace: NamespaceNumber, bytes: &[u8], field: &str) -> Result<Curso
         return Err(wrong("is of another namespace".to_owned()));
     }
     Ok(cursor)
+}
+
+/// The gateways that follow, by how many streams each has.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayCount {
+    streams: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+const LOCK: &str = "no holder of the gateway count's lock panics";
+
+impl GatewayCount {
+    /// A gateway has one stream more, until the guard is dropped.
+    pub fn enter(&self, gateway: &str) -> GatewayGuard {
+        let gateway = gateway.to_owned();
+        *self.streams.lock().expect(LOCK).entry(gateway.clone()).or_default() += 1;
+        GatewayGuard { count: self.clone(), gateway }
+    }
+
+    /// How many gateways follow.
+    pub fn get(&self) -> u64 {
+        self.streams.lock().expect(LOCK).len() as u64
+    }
+}
+
+/// One stream of a gateway.
+#[derive(Debug)]
+pub struct GatewayGuard {
+    count: GatewayCount,
+    gateway: String,
+}
+
+impl Drop for GatewayGuard {
+    fn drop(&mut self) {
+        let mut streams = self.count.streams.lock().expect(LOCK);
+        if let Some(left) = streams.get_mut(&self.gateway) {
+            *left -= 1;
+            if *left == 0 {
+                streams.remove(&self.gateway);
+            }
+        }
+    }
 }

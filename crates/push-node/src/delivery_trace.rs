@@ -24,11 +24,9 @@ fn trace_message(namespace: &str, name: &MessageName, bytes: &Bytes, step: &'sta
         return;
     }
     let Ok(message) = Message::decode(bytes) else { return };
-    let Some(context) = message.trace.filter(trace::is_sampled) else { return };
-    if message.kind != MessageKind::Publication {
-        return;
+    if message.kind == MessageKind::Publication {
+        trace::tell_step(message.trace.as_ref(), step, || {
+            spans::process(namespace, message.channel.as_str(), name)
+        });
     }
-    let span = spans::process(namespace, message.channel.as_str(), name);
-    trace::set_parent(&span, &context);
-    span.in_scope(|| tracing::debug!(target: "interlock_telemetry::messages", step, "message"));
 }

@@ -1,15 +1,32 @@
-//! Waiting until the others hold what this node has, before it goes.
+//! A node that is about to go: callers are turned away, and the others get what
+//! this node has.
 
 use std::time::Duration;
 
+use interlock_rpc::server::Health;
+use interlock_telemetry::Readiness;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::context::NodeContext;
 use crate::link_status::LinkState;
 use crate::peer_lag::lag_of;
+use crate::tasks::until_set;
 
 /// How often the queues are looked at when no acknowledgement comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Has health and readiness say so once the node drains, whoever began it: the
+/// end of the process, an operator, or a higher token under its name.
+pub async fn turn_callers_away(
+    mut draining: watch::Receiver<bool>,
+    health: Health,
+    readiness: Readiness,
+) {
+    until_set(&mut draining).await;
+    readiness.set_not_ready("draining");
+    health.set_serving(false).await;
+}
 
 /// Waits until the queues of all members that are reached are empty, or the
 /// deadline comes. Says how many messages are left, also of those not reached.

@@ -15,6 +15,7 @@ use interlock_core::replication::peer_receiver::{
     PeerReceiver, ReceiverAction, ReceiverConfig, ReceiverDisconnect,
 };
 use interlock_core::replication::rows::Row;
+use interlock_core::replication::timing::SILENCE_LIMIT;
 use interlock_core::topology::Topology;
 use interlock_rpc::convert::{IntoCore as _, IntoWire as _, InvalidField};
 use interlock_rpc::services::replication::Service;
@@ -26,8 +27,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::alarms::AlarmKind;
 use crate::context::{FEATURE_LEVEL, NodeContext};
-use crate::replication_hub::{InboundCommand, StreamNumber};
+use crate::own_marks::OwnMarks;
+use crate::replication_hub::{InboundCommand, Speaker, StreamNumber};
 use crate::tasks::{send_first, until_set};
+use crate::topology_state::offer_topology;
 use crate::work_queue::QueueClosed;
 use crate::writer_commands::{BackfillNews, SubmissionAnswer, WriterCommand};
 
@@ -57,7 +60,7 @@ impl Service for ReplicationServer {
     ) -> Result<Response<Self::ReplicateStream>, Status> {
         let (outgoing, responses) = mpsc::channel(ANSWERS_AHEAD);
         let link = Link::new(Arc::clone(&self.context), request.into_inner(), outgoing);
-        self.context.tasks.spawn(link.run());
+        self.context.tasks.spawn("a peer's link", link.run())?;
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -85,9 +88,9 @@ struct Link {
     peer: Option<Accepted>,
     /// How far each log has been acknowledged on this stream.
     acknowledged: BTreeMap<LogName, MessageNumber>,
+    own_marks: OwnMarks,
     /// The rows that the peer has offered, for holes.
     offered: BTreeMap<LogName, Row>,
-    window_closed: bool,
 }
 
 impl Link {
@@ -96,10 +99,12 @@ impl Link {
         incoming: Streaming<v1::ReplicateRequest>,
         outgoing: mpsc::Sender<Result<v1::ReplicateResponse, Status>>,
     ) -> Self {
+        // One answer to each submission, and those are within the window.
         let (answers_sender, answers) = mpsc::unbounded_channel();
         let config = ReceiverConfig { window_bytes: WINDOW_BYTES };
         let receiver = PeerReceiver::new(context.clock.moment(), config, context.me());
         Self {
+            own_marks: OwnMarks::new(&context),
             context,
             receiver,
             incoming,
@@ -110,7 +115,6 @@ impl Link {
             peer: None,
             acknowledged: BTreeMap::new(),
             offered: BTreeMap::new(),
-            window_closed: false,
         }
     }
 
@@ -131,8 +135,9 @@ impl Link {
                 %status,
                 "a peer's stream ended"
             );
-            // The peer may have gone first.
-            let _ = self.outgoing.send(Err(status)).await;
+            // The peer may have gone first, or not read any more.
+            let told = self.outgoing.send(Err(status));
+            let _ = tokio::time::timeout(SILENCE_LIMIT, told).await;
         }
     }
 
@@ -145,7 +150,8 @@ impl Link {
         topology.mark_changed();
         space.mark_changed();
         loop {
-            while self.waiting.is_empty() {
+            // A stream that was given up ends, also if nobody takes what waits.
+            while self.waiting.is_empty() || self.receiver.poll_timeout().is_none() {
                 let Some(action) = self.receiver.poll_action() else { break };
                 self.carry_out(action).await?;
             }
@@ -180,14 +186,13 @@ impl Link {
                 },
                 changed = space.changed() => match changed {
                     Ok(()) => {
-                        self.window_closed = space.borrow_and_update().replication_closed;
-                        let closed = self.window_closed;
+                        let closed = space.borrow_and_update().replication_closed;
                         self.receiver.set_window_closed(context.clock.moment(), closed);
                     }
                     Err(_) => return Ok(()),
                 },
                 command = command_of(&mut self.peer) => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.obey(command)?,
                     // A newer stream of this peer has taken over.
                     None => return Err(Status::aborted("a newer stream of this node is open")),
                 },
@@ -218,12 +223,17 @@ impl Link {
         Ok(())
     }
 
-    fn obey(&mut self, command: InboundCommand) {
+    fn obey(&mut self, command: InboundCommand) -> Result<(), Status> {
         let now = self.now();
         match command {
             InboundCommand::Want(log, from) => self.receiver.handle_want(now, log, from),
             InboundCommand::Unwant(log) => self.receiver.handle_unwant(now, &log),
+            InboundCommand::Fenced(other) => {
+                let name = self.peer.as_ref().map_or("", |peer| peer.name.as_str());
+                return Err(fenced_status(name, &other));
+            }
         }
+        Ok(())
     }
 
     async fn carry_out(&mut self, action: ReceiverAction) -> Result<(), Status> {
@@ -235,7 +245,7 @@ impl Link {
             }
             ReceiverAction::PeerIntroduced(hello) => self.introduce(hello).await?,
             ReceiverAction::PeerClock(wall) => self.hear_clock(wall)?,
-            ReceiverAction::Offered { peer, offers } => self.take_offers(peer, offers)?,
+            ReceiverAction::Offered { peer, offers } => self.take_offers(peer, offers).await?,
             ReceiverAction::Submit(frame) => {
                 let command = WriterCommand::Receive(frame, self.answers_sender.clone());
                 self.context.writer.submit(command).await.map_err(ending_status)?;
@@ -250,7 +260,12 @@ impl Link {
                 let command = WriterCommand::MergeBase(peer.node, base);
                 self.context.writer.submit(command).await.map_err(ending_status)?;
             }
-            ReceiverAction::RelayedFact(fact) => self.context.hub.record(&fact, false),
+            ReceiverAction::RelayedFact(fact) => {
+                let member = fact.opening.node;
+                if self.own_marks.hear(member, &fact.marks).map_err(ending_status)? {
+                    self.context.hub.record(&fact, false);
+                }
+            }
             ReceiverAction::Refused(refused) => {
                 if let Some(peer) = &self.peer {
                     self.context.hub.server_failed(peer.node, &refused.log);
@@ -258,7 +273,7 @@ impl Link {
             }
             ReceiverAction::TopologyReceived(topology) => {
                 let from = self.peer.as_ref().map_or_else(String::new, |peer| peer.name.clone());
-                self.context.offer_topology(topology, &from).await;
+                offer_topology(&self.context, topology, &from).await;
             }
             ReceiverAction::Disconnect { reason } => return Err(disconnect_status(reason)),
         }
@@ -276,8 +291,19 @@ impl Link {
             context.alarms.raise(now, AlarmKind::PeerRefused, subject, status.message());
         })?;
         let peer = member.opening.node;
+        let introduced = context.hub.introduce(member).await;
+        let (stream, commands) =
+            introduced.map_err(|other| fenced_status(member.name.as_str(), &other))?;
+        self.peer = Some(Accepted {
+            node: peer,
+            name: member.name.to_string(),
+            stream,
+            commands,
+            ready: hello.namespaces.iter().map(|digest| digest.namespace).collect(),
+            said_all: false,
+        });
         context.alarms.clear(AlarmKind::PeerRefused, member.name.as_str());
-        context.check_peer_clock(&member.name, hello.wall_clock);
+        context.clock.check_peer(&context.alarms, member.name.as_str(), hello.wall_clock);
         context.news.introduced(member.opening);
         let marks = self.marks_for(&topology, peer);
         for (log, mark) in &marks {
@@ -293,15 +319,6 @@ impl Link {
             wall_clock: context.clock.wall(),
         };
         self.receiver.accept(self.now(), welcome);
-        let (stream, commands) = context.hub.inbound_connected(peer, member.region.clone());
-        self.peer = Some(Accepted {
-            node: peer,
-            name: member.name.to_string(),
-            stream,
-            commands,
-            ready: hello.namespaces.iter().map(|digest| digest.namespace).collect(),
-            said_all: false,
-        });
         Ok(())
     }
 
@@ -311,7 +328,7 @@ impl Link {
         logs.into_iter().map(|log| (log.row.log, log.durable)).collect()
     }
 
-    fn take_offers(&mut self, peer: NodeNumber, offers: Vec<LogOffer>) -> Result<(), Status> {
+    async fn take_offers(&mut self, peer: NodeNumber, offers: Vec<LogOffer>) -> Result<(), Status> {
         let topology = self.context.topology.current();
         let me = self.context.me().node;
         let offers: Vec<LogOffer> = offers
@@ -321,6 +338,8 @@ impl Link {
                 topology.is_member(me, namespace) && topology.is_member(peer, namespace)
             })
             .collect();
+        let tips: Vec<_> = offers.iter().map(|offer| (offer.log, offer.tip)).collect();
+        self.own_marks.hear(peer, &tips).map_err(ending_status)?;
         let Some(accepted) = &self.peer else { return Ok(()) };
         let mut new = Vec::new();
         for offer in &offers {
@@ -329,27 +348,30 @@ impl Link {
                 new.push((offer.log, offer.tip));
             }
         }
-        let tell = |command| self.context.writer.tell(command).map_err(ending_status);
+        let writer = &self.context.writer;
         if !new.is_empty() {
-            tell(WriterCommand::Examine(peer, new))?;
+            writer.submit(WriterCommand::Examine(peer, new)).await.map_err(ending_status)?;
         }
         self.context.hub.offered(peer, accepted.stream, &offers);
         if !accepted.said_all && !accepted.ready.is_empty() {
             let news = BackfillNews::Offered(peer, offers);
-            tell(WriterCommand::Backfill(accepted.ready.clone(), news))?;
+            let command = WriterCommand::Backfill(accepted.ready.clone(), news);
+            writer.submit(command).await.map_err(ending_status)?;
         }
         Ok(())
     }
 
     /// A heartbeat says that nothing else is there than what was offered.
     fn hear_clock(&mut self, wall: interlock_core::clock::WallTime) -> Result<(), Status> {
+        let now = self.now();
         let Some(peer) = &mut self.peer else { return Ok(()) };
+        self.context.hub.heard_inbound(peer.node, peer.stream, now);
         if !std::mem::replace(&mut peer.said_all, true) && !peer.ready.is_empty() {
             let news = BackfillNews::OfferedAll(peer.node);
             let command = WriterCommand::Backfill(peer.ready.clone(), news);
             self.context.writer.tell(command).map_err(ending_status)?;
         }
-        self.context.check_peer_clock_by_name(&peer.name, wall);
+        self.context.clock.check_peer(&self.context.alarms, &peer.name, wall);
         Ok(())
     }
 
@@ -408,6 +430,12 @@ fn check_member(topology: &Topology, hello: &Hello) -> Result<(), Status> {
         ));
     }
     Ok(())
+}
+
+/// Tells one of two live processes of a name to drain.
+fn fenced_status(name: &str, other: &Speaker) -> Status {
+    tracing::warn!(peer = name, %other, "of two live processes of this name, one is fenced off");
+    refusal(Reason::Fenced, format!("another process of the name {name} is live: {other}")).into()
 }
 
 fn ending_status(_: QueueClosed) -> Status {

@@ -14,12 +14,12 @@ use interlock_storage::{StorageError, Ticket};
 
 use crate::durable_state::DurableState;
 use crate::failure::{FailureWatch, NodeFailure};
-use crate::log_writer::{AppendedBatch, DurableMarks};
+use crate::log_writer::{AppendedBatch, NewlyDurable};
 use crate::metrics::NodeMetrics;
 use crate::projector::ProjectorWork;
 use crate::stored_messages::Storage;
 use crate::tail_cache::{Segment, segments_of};
-use crate::work_queue::WorkQueue;
+use crate::work_queue::{AbortOnDrop, CloseOnDrop, WorkQueue};
 use crate::writer_commands::{LogWriter, WriterCommand};
 
 /// What the syncer is made of.
@@ -31,7 +31,7 @@ pub struct LogSyncer {
     /// What moves when it is synced.
     pub durable: Arc<DurableState>,
     /// Where the writer learns of it.
-    pub durable_marks: Arc<DurableMarks>,
+    pub newly_durable: Arc<NewlyDurable>,
     /// The writer, to be woken if it waits for marks.
     pub writer: LogWriter,
     /// What comes after.
@@ -47,15 +47,13 @@ impl LogSyncer {
     /// projector's.
     pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
         thread::Builder::new().name("log-syncer".to_owned()).spawn(move || {
-            let guard = self.failure.guard("the log syncer");
+            let _closes = CloseOnDrop(Arc::clone(&self.projector));
+            let _aborts_writer = AbortOnDrop(self.writer.queue());
+            let _aborts = AbortOnDrop(Arc::clone(&self.queue));
+            let _reports = self.failure.guard("the log syncer");
             if let Err(error) = self.run() {
                 self.failure.report(NodeFailure::Storage(error.to_string()));
-                // Whoever waits for an answer learns that there is none.
-                self.queue.abort();
-                self.writer.queue().abort();
             }
-            self.projector.close();
-            drop(guard);
         })
     }
 
@@ -70,13 +68,13 @@ impl LogSyncer {
                 self.metrics.sync_seconds.observe_duration(started.elapsed());
                 self.metrics.sync_batches.observe(batches.len() as f64);
             }
-            self.publish(std::mem::take(&mut batches));
+            self.make_visible(std::mem::take(&mut batches));
         }
         Ok(())
     }
 
     /// What these batches hold is durable: says so.
-    fn publish(&self, batches: Vec<AppendedBatch>) {
+    fn make_visible(&self, batches: Vec<AppendedBatch>) {
         let mut answers = Vec::new();
         let mut permits = Vec::new();
         let mut segments: Vec<Arc<Segment>> = Vec::new();
@@ -109,7 +107,7 @@ impl LogSyncer {
 
         self.count(&segments);
         let marks = segments.iter().map(|segment| (segment.log, segment.last)).chain(holes);
-        if self.durable_marks.add(marks) {
+        if self.newly_durable.add(marks) {
             // A writer that is ending waits for nothing.
             let _ = self.writer.tell(WriterCommand::Wake);
         }

@@ -5,15 +5,14 @@
 //! Nothing leaves here: an answer, also a refusal or a repeat, rests on all that
 //! was appended before it and waits for the sync that covers that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use interlock_core::admission::{
-    Admission, AppendEntry, Backfill, ClosedReason, FrameOutcome, HoleOutcome, MarkFinding,
-    Published,
+    Admission, AppendEntry, ClosedReason, FrameOutcome, HoleOutcome, MarkFinding, Published,
 };
 use interlock_core::clock::WallTime;
 use interlock_core::directory::DirectoryEntry;
@@ -30,14 +29,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::alarms::{AlarmKind, Alarms};
 use crate::answer::Answer;
+use crate::backfills::Backfills;
 use crate::failure::{FailureWatch, NodeFailure};
 use crate::metrics::NodeMetrics;
 use crate::node_clock::NodeClock;
 use crate::projector::ProjectorWork;
 use crate::stored_messages::Storage;
-use crate::work_queue::WorkQueue;
+use crate::work_queue::{AbortOnDrop, CloseOnDrop, WorkQueue};
 use crate::writer_commands::{
-    BackfillNews, EditAnswer, LogWriter, PublishAnswer, QueuedCommand, SubmissionAnswer,
+    EditAnswer, FrameOrder, LogWriter, PublishAnswer, QueuedCommand, SubmissionAnswer,
     WriterCommand,
 };
 
@@ -64,17 +64,18 @@ pub struct AppendedBatch {
     pub permits: Vec<OwnedSemaphorePermit>,
 }
 
-/// Where the syncer leaves the durable marks for the writer.
+/// Where the syncer leaves the marks that have become durable, until the writer
+/// takes them.
 #[derive(Debug, Default)]
-pub struct DurableMarks {
+pub struct NewlyDurable {
     marks: Mutex<Vec<(LogName, Mark)>>,
     /// Whether the writer wants to be woken for them.
     awaited: AtomicBool,
 }
 
-const LOCK: &str = "no holder of the durable marks' lock panics";
+const LOCK: &str = "no holder of the lock of what is newly durable panics";
 
-impl DurableMarks {
+impl NewlyDurable {
     /// Adds marks; true when the writer has to be woken.
     pub fn add(&self, marks: impl IntoIterator<Item = (LogName, Mark)>) -> bool {
         self.marks.lock().expect(LOCK).extend(marks);
@@ -97,7 +98,7 @@ pub struct LogWriterParts {
     /// Where batches go.
     pub syncer: Arc<WorkQueue<AppendedBatch>>,
     /// What has become durable.
-    pub durable_marks: Arc<DurableMarks>,
+    pub newly_durable: Arc<NewlyDurable>,
     /// Where base entries go.
     pub projector: Arc<WorkQueue<ProjectorWork>>,
     /// Where completed backfills are told.
@@ -116,8 +117,7 @@ pub struct LogWriterParts {
 struct LogWriterThread {
     parts: LogWriterParts,
     ticket: Ticket,
-    ready: BTreeSet<NamespaceNumber>,
-    backfills: BTreeMap<NamespaceNumber, Backfill>,
+    backfills: Backfills,
     batch: PendingBatch,
 }
 
@@ -135,23 +135,19 @@ struct PendingBatch {
 /// the syncer's.
 pub fn spawn_log_writer(parts: LogWriterParts) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
-        let guard = parts.failure.guard("the log writer");
-        let (syncer, writer) = (Arc::clone(&parts.syncer), parts.writer.clone());
+        let _closes = CloseOnDrop(Arc::clone(&parts.syncer));
+        let _aborts = AbortOnDrop(parts.writer.queue());
+        let _reports = parts.failure.guard("the log writer");
         let mut thread = LogWriterThread {
             ticket: Ticket::ZERO,
-            ready: BTreeSet::new(),
-            backfills: BTreeMap::new(),
+            backfills: Backfills::new(),
             batch: PendingBatch::default(),
             parts,
         };
         thread.close_until_ready();
         if let Err(error) = thread.run() {
             thread.parts.failure.report(NodeFailure::Storage(error.to_string()));
-            // Whoever waits for an answer learns that there is none.
-            writer.queue().abort();
         }
-        syncer.close();
-        drop(guard);
     })
 }
 
@@ -168,7 +164,7 @@ impl LogWriterThread {
             if !queue.take(&mut commands, more) {
                 return Ok(());
             }
-            self.take_durable_marks();
+            self.take_newly_durable();
             let now = self.parts.clock.wall();
             for QueuedCommand { command, permit, .. } in commands.drain(..) {
                 self.batch.permits.extend(permit);
@@ -206,8 +202,8 @@ impl LogWriterThread {
         self.parts.syncer.push(appended).map_err(|_| StorageError::Failed)
     }
 
-    fn take_durable_marks(&mut self) {
-        let marks = self.parts.durable_marks.take();
+    fn take_newly_durable(&mut self) {
+        let marks = self.parts.newly_durable.take();
         if marks.is_empty() {
             return;
         }
@@ -217,17 +213,20 @@ impl LogWriterThread {
 
     fn carry_out(&mut self, now: WallTime, command: WriterCommand) -> Result<(), StorageError> {
         match command {
-            WriterCommand::Publish(publications, answer) => {
-                self.publish(now, publications, answer);
+            WriterCommand::Publish(publications, order, answer) => {
+                if !order.is_refused() {
+                    self.publish(now, publications, &order, answer);
+                }
             }
             WriterCommand::OpenSession(namespace, bits, resume, answer) => {
                 let opened = self.parts.admission.open_session(now, namespace, bits, resume);
                 self.batch.answers.push(Answer::Session(answer, opened));
             }
             WriterCommand::Edit(edit, answer) => {
+                let topology = Arc::clone(self.parts.admission.topology());
                 let edited = self.parts.admission.edit_channel(now, *edit).map(|edited| {
                     self.batch.entries.push(edited.entry);
-                    EditAnswer { name: edited.name, definition: edited.definition }
+                    EditAnswer { name: edited.name, definition: edited.definition, topology }
                 });
                 self.batch.answers.push(Answer::Edit(answer, Box::new(edited)));
             }
@@ -246,13 +245,12 @@ impl LogWriterThread {
             }
             WriterCommand::SetReady(namespace) => self.set_ready(namespace),
             WriterCommand::BeginBackfill(namespace) => {
-                if !self.ready.contains(&namespace) {
-                    self.backfills.entry(namespace).or_default();
-                    self.await_durable_marks();
-                }
+                self.backfills.begin(namespace);
+                self.advance_backfills();
             }
             WriterCommand::Backfill(namespaces, news) => {
-                self.take_backfill_news(&namespaces, &news)
+                self.backfills.handle_news(&namespaces, &news);
+                self.advance_backfills();
             }
             WriterCommand::Wake => {}
             WriterCommand::Look(look) => look(&self.parts.admission),
@@ -264,9 +262,11 @@ impl LogWriterThread {
         &mut self,
         now: WallTime,
         publications: Vec<interlock_core::admission::NewPublication>,
+        order: &FrameOrder,
         sender: oneshot::Sender<PublishAnswer>,
     ) {
-        let mut answer = PublishAnswer::default();
+        let topology = Arc::clone(self.parts.admission.topology());
+        let mut answer = PublishAnswer { ranges: Vec::new(), refusal: None, topology };
         self.batch.entries.reserve(publications.len());
         for publication in publications {
             match self.parts.admission.publish(now, publication) {
@@ -277,6 +277,7 @@ impl LogWriterThread {
                 Ok(Published::Repeat { name }) => answer.push(name, true),
                 // What follows would be out of sequence, or out of order.
                 Err(refusal) => {
+                    order.refuse_rest();
                     answer.refusal = Some(refusal);
                     break;
                 }
@@ -334,11 +335,11 @@ impl LogWriterThread {
     ) -> Result<(), StorageError> {
         let history = StoredHistory(self.parts.storage.as_ref());
         let outcome = match self.parts.admission.receive_hole(now, hole, row, &history) {
-            HoleOutcome::Moved { row, mark } => {
+            HoleOutcome::Moved { row, hole } => {
                 // The storage takes what precedes the hole first.
                 self.append(now)?;
-                self.ticket = self.parts.storage.cross_hole(now, row.as_ref(), hole)?;
-                self.batch.holes.push((row, hole.log, mark));
+                self.ticket = self.parts.storage.cross_hole(now, row.as_ref(), &hole)?;
+                self.batch.holes.push((row, hole.log, hole.through));
                 SubmissionOutcome::Appended
             }
             HoleOutcome::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
@@ -366,10 +367,8 @@ impl LogWriterThread {
                     .collect();
                 // The projector ends after this thread.
                 let _ = self.parts.projector.push(ProjectorWork::Base(base.namespace, entries));
-                if base.last
-                    && let Some(backfill) = self.backfills.get_mut(&base.namespace)
-                {
-                    backfill.handle_base(peer);
+                if base.last {
+                    self.backfills.handle_base(base.namespace, peer);
                 }
             }
             Err(refusal) => tracing::warn!(%peer, %refusal, "a base was not merged"),
@@ -393,6 +392,10 @@ impl LogWriterThread {
     }
 
     fn set_topology(&mut self, topology: Arc<Topology>) {
+        // What a newer document has placed is not taken back by an older one.
+        if topology.version < self.parts.admission.topology().version {
+            return tracing::warn!(version = %topology.version, "an older topology was not taken");
+        }
         self.parts.admission.set_topology(topology);
         self.close_until_ready();
     }
@@ -400,53 +403,30 @@ impl LogWriterThread {
     /// Nothing is accepted in a namespace before it is said to be ready.
     fn close_until_ready(&mut self) {
         let me = self.parts.admission.opening().node;
-        for namespace in self.parts.admission.topology().namespaces_of(me) {
-            let backfilling = !self.ready.contains(&namespace);
-            self.parts.admission.set_closed(namespace, ClosedReason::Backfilling, backfilling);
+        let members = self.parts.admission.topology().namespaces_of(me).into_iter().collect();
+        for (namespace, closed) in self.backfills.set_members(&members) {
+            self.parts.admission.set_closed(namespace, ClosedReason::Backfilling, closed);
         }
+        self.await_durable_marks();
     }
 
     fn set_ready(&mut self, namespace: NamespaceNumber) {
-        self.ready.insert(namespace);
-        self.backfills.remove(&namespace);
+        self.backfills.set_ready(namespace);
         self.await_durable_marks();
         self.parts.admission.set_closed(namespace, ClosedReason::Backfilling, false);
     }
 
-    fn take_backfill_news(&mut self, namespaces: &[NamespaceNumber], news: &BackfillNews) {
-        for namespace in namespaces {
-            let Some(backfill) = self.backfills.get_mut(namespace) else { continue };
-            match news {
-                BackfillNews::Offered(peer, offers) => {
-                    let offers: Vec<_> = offers
-                        .iter()
-                        .filter(|offer| offer.log.namespace == *namespace)
-                        .cloned()
-                        .collect();
-                    backfill.handle_offer(*peer, &offers);
-                }
-                BackfillNews::OfferedAll(peer) => backfill.handle_offered_all(*peer),
-                BackfillNews::Lost(peer) => backfill.handle_lost(*peer),
-            }
-        }
-        self.advance_backfills();
-    }
-
     fn advance_backfills(&mut self) {
-        let logs = self.parts.admission.logs();
-        self.backfills.retain(|namespace, backfill| {
-            let complete = backfill.is_complete(logs);
-            if complete {
-                // Where nobody hears it, the node is ending.
-                let _ = self.parts.backfilled.send(*namespace);
-            }
-            !complete
-        });
+        for namespace in self.backfills.take_complete(self.parts.admission.logs()) {
+            // Where nobody hears it, the node is ending.
+            let _ = self.parts.backfilled.send(namespace);
+        }
         self.await_durable_marks();
     }
 
     fn await_durable_marks(&self) {
-        self.parts.durable_marks.awaited.store(!self.backfills.is_empty(), Ordering::Release);
+        let awaited = self.backfills.await_durable_marks();
+        self.parts.newly_durable.awaited.store(awaited, Ordering::Release);
     }
 
     fn raise_clock(&self, now: WallTime, origin: NodeNumber) {

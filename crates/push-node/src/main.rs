@@ -1,26 +1,32 @@
 //! The `push-node` binary.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use interlock_push_node::arguments::{Arguments, Command};
-use interlock_push_node::{Config, FAILURE_EXIT_CODE, PushNode};
-use interlock_rpc::channel::EndpointConfig;
+use interlock_push_node::{FAILURE_EXIT_CODE, PushNode};
+use interlock_rpc::process::{StopSignals, explained};
 use interlock_telemetry::TelemetryConfig;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// How long a health check waits.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     interlock_rpc::install_crypto_provider();
+    match execute(arguments).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("push-node: {}", explained(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.resolve()?;
-    if let Some(Command::Health { address }) = &arguments.command {
-        return ask_health(&config, address.as_deref()).await;
+    if let Some(Command::Health(arguments)) = arguments.command {
+        arguments.ask(config.client_listen).await?;
+        return Ok(ExitCode::SUCCESS);
     }
     if arguments.print_config {
         print!("{}", config.to_toml());
@@ -67,34 +73,4 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     telemetry.shutdown().await;
     Ok(code)
-}
-
-async fn ask_health(config: &Config, address: Option<&str>) -> anyhow::Result<ExitCode> {
-    let address = address.map_or_else(|| config.client_listen.to_string(), str::to_owned);
-    let endpoint = EndpointConfig::new(address).tls(config.peer_tls.clone());
-    let asked = interlock_rpc::health::check(&endpoint);
-    tokio::time::timeout(HEALTH_TIMEOUT, asked).await.context("no answer in time")??;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What asks a process to end: Ctrl-C, and what init systems send.
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -32,7 +32,7 @@ pub struct NodeMetrics {
     pub frames_received: Counters<1>,
     /// Messages received from peers, by peer.
     pub messages_received: Counters<1>,
-    /// Messages sent again, by peer.
+    /// Frames sent again, by peer.
     pub retransmissions: Counters<1>,
     /// Messages that belong to a deleted or past epoch, by namespace.
     pub undeliverable: Counters<1>,

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use crate::context::NodeContext;
 use crate::drain::until_drained;
 use crate::refusals::ending_status;
-use crate::status::{node_status, verify};
+use crate::status::{VerifyError, node_status, verify};
 
 /// Serves operators.
 #[derive(Clone)]
@@ -68,7 +68,10 @@ impl Service for NodeServer {
                 Some(namespace.number)
             }
         };
-        let verified = verify(&self.context, namespace).await.map_err(|_| ending_status())?;
+        let verified = verify(&self.context, namespace).await.map_err(|error| match error {
+            VerifyError::Ending(_) => ending_status(),
+            VerifyError::TooMany(_) => refusal(Reason::TooLarge, error.to_string()).into(),
+        })?;
         Ok(Response::new(verified))
     }
 }

@@ -1,5 +1,6 @@
-//! Rebuilds what the log means, before anything is served: directories and
-//! publisher sessions, from what is stored of them and from the log beyond it.
+//! Rebuilds what the log means, before anything is served: directories, publisher
+//! sessions and the channel index, from what is stored of them and from the log
+//! beyond it.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +11,13 @@ use interlock_core::identity::{
 };
 use interlock_core::message::MessageHead;
 use interlock_core::projection::{
-    DirectoryProjection, ProjectedLog, Projection, ProjectionOpening, Publishers,
+    ChannelIndex, DirectoryProjection, ProjectedLog, Projection, ProjectionOpening, Publishers,
     PublishersProjection, opening_of,
 };
 use interlock_storage::{LogStorage, ProjectionKind, RecoveredLog, Recovery, StorageError};
 use thiserror::Error;
+
+use crate::projector::STORE_MESSAGES;
 
 /// Entries read from a stored projection at a time.
 const SCAN_ENTRIES: usize = 4096;
@@ -52,11 +55,26 @@ pub struct Projected {
     pub directories: DirectoryProjection,
     /// For the projector to go on with.
     pub publishers: PublishersProjection,
+    /// For the projector to go on with.
+    pub channel_index: ChannelIndex,
     /// The sessions, for admission.
     pub sessions: BTreeMap<NamespaceNumber, Publishers>,
 }
 
 impl Projected {
+    /// Stores what was built so far: only then it need not be in memory.
+    fn store(&mut self, storage: &dyn LogStorage) -> Result<(), StorageError> {
+        let Self { directories, publishers, channel_index, .. } = self;
+        for (kind, position, changes) in [
+            (ProjectionKind::Directory, directories.position(), directories.take_changes()),
+            (ProjectionKind::Publishers, publishers.position(), publishers.take_changes()),
+            (ProjectionKind::ChannelIndex, channel_index.position(), channel_index.take_changes()),
+        ] {
+            storage.store_projection(kind, &position, &changes)?;
+        }
+        Ok(())
+    }
+
     /// The directories, for admission.
     pub fn directories_by_namespace(&self) -> BTreeMap<NamespaceNumber, Directory> {
         self.directories
@@ -72,37 +90,56 @@ pub fn rebuild_projections(
     recovery: &Recovery,
     me: NodeNumber,
 ) -> Result<Projected, OpeningError> {
-    let logs: Vec<ProjectedLog> = recovery.logs.iter().map(projected_log).collect();
-    let mut directories: DirectoryProjection =
-        open_projection(storage, recovery, &logs, ProjectionKind::Directory)?;
-    let mut publishers: PublishersProjection =
-        open_projection(storage, recovery, &logs, ProjectionKind::Publishers)?;
-    publishers.set_origin(me);
-    let mut sessions = load_sessions(storage, recovery, me)?;
+    rebuild_storing_every(STORE_MESSAGES, storage, recovery, me)
+}
 
-    understand_again(storage, &mut directories)?;
+/// The same, storing after so many messages.
+pub(crate) fn rebuild_storing_every(
+    store_messages: u64,
+    storage: &dyn LogStorage,
+    recovery: &Recovery,
+    me: NodeNumber,
+) -> Result<Projected, OpeningError> {
+    let logs: Vec<ProjectedLog> = recovery.logs.iter().map(projected_log).collect();
+    let mut projected = Projected {
+        directories: open_projection(storage, recovery, &logs, ProjectionKind::Directory)?,
+        publishers: open_projection(storage, recovery, &logs, ProjectionKind::Publishers)?,
+        channel_index: open_projection(storage, recovery, &logs, ProjectionKind::ChannelIndex)?,
+        sessions: load_sessions(storage, recovery, me)?,
+    };
+    projected.publishers.set_origin(me);
+    understand_again(storage, &mut projected.directories)?;
     // Parents before children: a log's number begins above its parents'.
     let mut in_order: Vec<&RecoveredLog> = recovery.logs.iter().collect();
     in_order.sort_by_key(|log| (log.row.first_m_id(), log.row.log));
+    let mut unstored: u64 = 0;
     for log in in_order {
         let name = log.row.log;
         let own = name.origin == me;
-        let from = if own {
-            directories.position_of(&name).min(publishers.position_of(&name))
-        } else {
-            directories.position_of(&name)
-        };
+        let Projected { directories, publishers, channel_index, .. } = &projected;
+        let mut from = directories.position_of(&name).min(channel_index.position_of(&name));
+        if own {
+            from = from.min(publishers.position_of(&name));
+        }
         let sessions_from = publishers.position_of(&name);
         let from = from.max(log.row.first_m_id().previous()).next();
         for_each_message(storage, name, from, log.mark.m_id, |name, head| {
+            let Projected { directories, publishers, channel_index, sessions } = &mut projected;
             directories.apply(name, head);
             publishers.apply(name, head);
+            channel_index.apply(name, head);
             if own && name.m_id > sessions_from {
                 sessions.entry(name.log.namespace).or_default().apply(name, head);
             }
+            unstored += 1;
+            if unstored >= store_messages {
+                unstored = 0;
+                projected.store(storage)?;
+            }
+            Ok(())
         })?;
     }
-    Ok(Projected { directories, publishers, sessions })
+    Ok(projected)
 }
 
 fn projected_log(log: &RecoveredLog) -> ProjectedLog {
@@ -171,6 +208,7 @@ fn understand_again(
         let through = directories.position_of(&first.log);
         for_each_message(storage, first.log, first.m_id, through, |name, head| {
             directories.apply_again(name, head);
+            Ok(())
         })?;
     }
     Ok(())
@@ -181,7 +219,7 @@ fn for_each_message(
     log: LogName,
     mut from: MessageNumber,
     through: MessageNumber,
-    mut see: impl FnMut(&MessageName, &MessageHead<'_>),
+    mut see: impl FnMut(&MessageName, &MessageHead<'_>) -> Result<(), StorageError>,
 ) -> Result<(), OpeningError> {
     while from <= through {
         let read = storage.read(&log, from, through, READ_BYTES)?;
@@ -191,7 +229,7 @@ fn for_each_message(
             let name = MessageName { log, m_id: message.m_id };
             let head = MessageHead::decode(&message.bytes)
                 .map_err(|error| OpeningError::Unreadable { name, detail: error.to_string() })?;
-            see(&name, &head);
+            see(&name, &head)?;
         }
     }
     Ok(())

@@ -2,13 +2,17 @@
 //! until they are acknowledged, however long that takes (METHOD M6 to M9, M11).
 //! The decisions are the core's `PeerSender`'s; this carries them out.
 
+mod greeting;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use interlock_core::clock::Moment;
+use interlock_core::clock::{Moment, WallTime};
 use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber};
 use interlock_core::replication::frames::{
-    Heartbeat, Hello, LogOffer, NamespaceDigest, PROTOCOL_VERSION, ReceiverFrame, SenderFrame,
+    Heartbeat, LogOffer, NackReason, ReceiverFrame, SenderFrame,
 };
 use interlock_core::replication::peer_sender::{
     PeerSender, SenderAction, SenderConfig, SenderDisconnect,
@@ -16,19 +20,25 @@ use interlock_core::replication::peer_sender::{
 use interlock_core::topology::{Node, Topology};
 use interlock_rpc::channel::{Backoff, EndpointConfig};
 use interlock_rpc::convert::{IntoCore as _, IntoWire as _};
+use interlock_rpc::status::{Reason, reason_of};
 use interlock_rpc::{services, v1};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use self::greeting::{GreetAgain, greeting, shared_and_ready};
 use crate::alarms::AlarmKind;
-use crate::context::{FEATURE_LEVEL, NodeContext};
+use crate::context::NodeContext;
 use crate::durable_state::DurableLog;
+use crate::failure::NodeFailure;
+use crate::fencing::fence;
 use crate::frame_reading::{Wish, read_frame};
 use crate::link_status::{LinkState, LinkStatus};
-use crate::replication_hub::{RelayedFact, StreamNumber};
+use crate::own_marks::OwnMarks;
+use crate::replication_hub::{OutboundStream, RelayedFact, Speaker};
 use crate::tasks::{send_first, until_set};
+use crate::topology_state::offer_topology;
 use crate::writer_commands::WriterCommand;
 
 /// Frames that wait for the connection; each is at most about 1 MiB.
@@ -42,6 +52,10 @@ enum LinkEnd {
     /// The node ends, or the peer is no longer one.
     #[error("the link was closed")]
     Stopped,
+    /// Another link to the peer has taken this one's place. One of both will be
+    /// stopped; until it is, nobody knows which.
+    #[error("another stream to the peer has taken over")]
+    Superseded,
     /// The peer cannot be reached, or broke off.
     #[error("{0}")]
     Transport(Box<tonic::Status>),
@@ -57,6 +71,9 @@ enum LinkEnd {
     /// What this node is ready for has changed: the peer is told anew.
     #[error("this node introduces itself anew")]
     Reintroduce,
+    /// The one who answers is about to be told that it is fenced off.
+    #[error("the process that answers is fenced off: another one of its name is {0}")]
+    PeerFenced(Speaker),
     /// The node is ending.
     #[error(transparent)]
     Ending(#[from] crate::work_queue::QueueClosed),
@@ -100,6 +117,10 @@ pub async fn run_outbound_link(
                 context.alarms.raise(now, AlarmKind::PeerRefused, peer.name.as_str(), &detail);
                 status.set(LinkState::Refused, &detail);
             }
+            LinkEnd::Transport(refused) if reason_of(refused) == Some(Reason::Fenced) => {
+                fence(&context, &format!("{}: {}", peer.name, refused.message()));
+                status.set(LinkState::Refused, refused.message());
+            }
             other => status.set(LinkState::Unreachable, &other.to_string()),
         }
         let delay = backoff.next_delay();
@@ -118,11 +139,7 @@ async fn connect_and_serve(
     backoff: &mut Backoff,
 ) -> LinkEnd {
     match Link::connect(context, peer, status).await {
-        Ok(mut link) => {
-            let ended = link.serve(backoff).await;
-            context.hub.outbound_disconnected(peer.number, link.stream);
-            ended.err().unwrap_or(LinkEnd::Stopped)
-        }
+        Ok(mut link) => link.serve(backoff).await.err().unwrap_or(LinkEnd::Stopped),
         Err(end) => end,
     }
 }
@@ -137,15 +154,15 @@ struct Link {
     /// Frames that found no room; nothing more is made meanwhile.
     waiting: VecDeque<v1::ReplicateRequest>,
     incoming: Streaming<v1::ReplicateResponse>,
-    stream: StreamNumber,
-    facts: mpsc::UnboundedReceiver<RelayedFact>,
+    /// Its place among the links, given back when it is dropped.
+    stream: OutboundStream,
+    own_marks: OwnMarks,
     /// How far each log has been offered.
     offered: BTreeMap<LogName, MessageNumber>,
     /// Moves when this node becomes ready in a namespace: then it greets again.
     ready: watch::Receiver<u64>,
     /// The namespaces that the greeting was about.
     greeted: Vec<NamespaceNumber>,
-    counted_retransmissions: u64,
 }
 
 impl Link {
@@ -166,7 +183,7 @@ impl Link {
         let (outgoing, requests) = mpsc::channel(FRAMES_AHEAD);
         let mut client = services::replication::client(channel);
         let incoming = client.replicate(ReceiverStream::new(requests)).await?.into_inner();
-        let (stream, facts) = context.hub.outbound_connected(peer.number);
+        let stream = context.hub.outbound_connected(peer.number);
         let config = SenderConfig { peer: peer.number, jitter_seed: context.random_seed() };
         status.set(LinkState::Probing, "");
         Ok(Self {
@@ -178,11 +195,10 @@ impl Link {
             waiting: VecDeque::new(),
             incoming,
             stream,
-            facts,
+            own_marks: OwnMarks::new(context),
             offered: BTreeMap::new(),
             ready,
             greeted,
-            counted_retransmissions: 0,
         })
     }
 
@@ -192,12 +208,14 @@ impl Link {
         let mut durable = context.durable.watch_durable();
         let mut topology = context.topology.watch();
         let mut ready = self.ready.clone();
+        let mut greet_again = GreetAgain::default();
         let mut status_tick = tokio::time::interval(STATUS_INTERVAL);
         topology.mark_changed();
         durable.mark_changed();
+        // "Nothing else" is said of what was offered: so that comes first.
+        self.offer_advanced();
         loop {
-            while self.waiting.is_empty() {
-                let Some(action) = self.sender.poll_action() else { break };
+            while let Some(action) = self.next_action() {
                 self.carry_out(action, backoff).await?;
             }
             let is_waiting = !self.waiting.is_empty();
@@ -223,23 +241,28 @@ impl Link {
                         // A namespace that has grown to the peer: it needs to know
                         // that this node is ready there.
                         if shared_and_ready(&context, &self.peer) != self.greeted {
-                            return Err(LinkEnd::Reintroduce);
+                            greet_again.changed(self.now());
                         }
                     }
                     Err(_) => return Err(LinkEnd::Stopped),
                 },
                 changed = ready.changed() => match changed {
-                    Ok(()) => return Err(LinkEnd::Reintroduce),
+                    Ok(()) => greet_again.changed(self.now()),
                     Err(_) => return Err(LinkEnd::Stopped),
                 },
-                fact = self.facts.recv() => match fact {
+                () = context.clock.sleep_until(greet_again.due_at()) => {
+                    if shared_and_ready(&context, &self.peer) != self.greeted {
+                        return Err(LinkEnd::Reintroduce);
+                    }
+                    greet_again = GreetAgain::default();
+                }
+                fact = self.stream.next_fact() => match fact {
                     Some(RelayedFact { fact, awaited }) => {
                         if let Some(fact) = self.fact_for_peer(fact) {
                             self.sender.handle_fact(self.now(), fact, awaited);
                         }
                     }
-                    // A newer stream to this peer has taken over.
-                    None => return Err(LinkEnd::Stopped),
+                    None => return Err(LinkEnd::Superseded),
                 },
                 () = timeout => self.sender.handle_timeout(self.now()),
                 _ = status_tick.tick() => self.report_status(),
@@ -247,8 +270,21 @@ impl Link {
         }
     }
 
+    /// The next thing to do. While frames wait for room no others are made, and
+    /// what the peer has said is still taken in: else it would pile up.
+    fn next_action(&mut self) -> Option<SenderAction> {
+        match self.waiting.is_empty() {
+            true => self.sender.poll_action(),
+            false => self.sender.poll_immediate_action(),
+        }
+    }
+
     fn now(&self) -> Moment {
         self.context.clock.moment()
+    }
+
+    fn check_clock(&self, theirs: WallTime) {
+        self.context.clock.check_peer(&self.context.alarms, self.peer.name.as_str(), theirs);
     }
 
     fn handle_frame(&mut self, frame: v1::ReplicateResponse) -> Result<(), LinkEnd> {
@@ -279,21 +315,32 @@ impl Link {
                 retransmission,
             } => {
                 let wish = Wish { log, from, previous_hash, through, max_bytes, max_messages };
-                self.read_and_send(wish).await?;
-                self.count_frame(retransmission);
+                if self.read_and_send(wish).await? {
+                    self.count_frame(retransmission);
+                }
             }
             SenderAction::PeerWelcomed(welcome) => {
+                if let Some(other) = self.context.hub.goes_before(&welcome.member) {
+                    return Err(LinkEnd::PeerFenced(other));
+                }
                 backoff.reset();
                 self.status.set(LinkState::Replicating, "");
                 self.context.alarms.clear(AlarmKind::PeerRefused, self.peer.name.as_str());
                 self.context.news.introduced(welcome.member.opening);
-                self.context.check_peer_clock(&self.peer.name, welcome.wall_clock);
-                self.context.hub.record(&welcome.fact(), true);
+                self.check_clock(welcome.wall_clock);
+                if self.own_marks.hear(self.peer.number, &welcome.marks)? {
+                    self.context.hub.record(&welcome.fact(), true);
+                }
                 let marks = welcome.marks;
-                self.context.writer.tell(WriterCommand::Examine(self.peer.number, marks))?;
+                let examine = WriterCommand::Examine(self.peer.number, marks);
+                self.context.writer.submit(examine).await?;
             }
-            SenderAction::PeerClock(wall) => self.context.check_peer_clock(&self.peer.name, wall),
-            SenderAction::Acknowledged(fact) => self.context.hub.record(&fact, false),
+            SenderAction::PeerClock(wall) => self.check_clock(wall),
+            SenderAction::Acknowledged(fact) => {
+                if self.own_marks.hear(self.peer.number, &fact.marks)? {
+                    self.context.hub.record(&fact, false);
+                }
+            }
             SenderAction::Refused(refused) => {
                 tracing::info!(
                     peer = %self.peer.name,
@@ -303,7 +350,7 @@ impl Link {
                 );
             }
             SenderAction::TopologyReceived(topology) => {
-                self.context.offer_topology(topology, self.peer.name.as_str()).await;
+                offer_topology(&self.context, topology, self.peer.name.as_str()).await;
             }
             SenderAction::LogStopped { log, expected, reason, detail } => {
                 let detail = format!(
@@ -317,6 +364,12 @@ impl Link {
                     &log.to_string(),
                     &detail,
                 );
+                let me = self.context.me();
+                let is_own = log.origin == me.node && log.incarnation == me.incarnation;
+                if is_own && reason == NackReason::ContentDiffers {
+                    // Nobody else writes this log: it was written twice.
+                    self.context.failure.report(NodeFailure::ResumedFromSnapshot(detail));
+                }
             }
             SenderAction::Disconnect { reason } => return Err(reason.into()),
         }
@@ -340,17 +393,17 @@ impl Link {
     }
 
     /// Reads a frame from memory, or for a peer that is late from the disk, and
-    /// puts it on the stream.
-    async fn read_and_send(&mut self, wish: Wish) -> Result<(), LinkEnd> {
+    /// puts it on the stream. `false` when there was nothing to be had.
+    async fn read_and_send(&mut self, wish: Wish) -> Result<bool, LinkEnd> {
         let frame = read_frame(&self.context, &wish).await?;
         let Some((frame, through)) = frame else {
             self.sender.handle_nothing_sent(self.now(), &wish.log);
-            return Ok(());
+            return Ok(false);
         };
         let (first, window_bytes) = (frame.first_m_id, frame.window_bytes());
         self.transmit(SenderFrame::Frame(frame))?;
         self.sender.handle_frame_sent(self.now(), &wish.log, first, through, window_bytes);
-        Ok(())
+        Ok(true)
     }
 
     fn count_frame(&mut self, retransmission: bool) {
@@ -358,7 +411,6 @@ impl Link {
         self.context.metrics.frames_sent.with([peer.clone()]).increment();
         if retransmission {
             self.context.metrics.retransmissions.with([peer]).increment();
-            self.counted_retransmissions += 1;
         }
     }
 
@@ -411,50 +463,6 @@ impl Link {
 
 fn offer_of(log: DurableLog) -> LogOffer {
     LogOffer { log: log.row.log, parents: log.row.parents, tip: log.durable, floor: log.floor }
-}
-
-/// The namespaces that both hold and that this node is ready in.
-fn shared_and_ready(context: &NodeContext, peer: &Node) -> Vec<NamespaceNumber> {
-    let topology = context.topology.current();
-    topology
-        .namespaces_of(context.me().node)
-        .into_iter()
-        .filter(|namespace| topology.is_member(peer.number, *namespace))
-        .filter(|namespace| context.readiness.is_ready(*namespace))
-        .collect()
-}
-
-/// Says who this node is and what it has, in the namespaces that both hold. Of
-/// those that it is not ready for it says nothing, so that nobody takes its
-/// state for whole.
-async fn greeting(
-    context: &NodeContext,
-    peer: &Node,
-) -> Result<Hello, crate::work_queue::QueueClosed> {
-    let shared = shared_and_ready(context, peer);
-    let tips = context
-        .writer
-        .look(move |admission| {
-            let digest = |namespace| (namespace, admission.logs().tips_digest(namespace));
-            shared.into_iter().map(digest).collect::<Vec<_>>()
-        })
-        .await?;
-    let namespaces = tips
-        .into_iter()
-        .map(|(namespace, tips)| NamespaceDigest {
-            namespace,
-            tips,
-            state: context.directories.namespace(namespace).read(|directory| directory.digest()),
-        })
-        .collect();
-    Ok(Hello {
-        protocol_version: PROTOCOL_VERSION,
-        member: context.member(),
-        topology_version: context.topology.current().version,
-        namespaces,
-        feature_level: FEATURE_LEVEL,
-        wall_clock: context.clock.wall(),
-    })
 }
 
 fn closed_by_peer() -> LinkEnd {

@@ -70,7 +70,8 @@ impl OutboundLinks {
                     Arc::clone(&status),
                     stopped,
                 );
-                context.tasks.spawn(link);
+                // A node that is ending calls nobody.
+                let _ = context.tasks.spawn("a link to a peer", link);
                 RunningLink { node: peer, status, stop }
             });
         }

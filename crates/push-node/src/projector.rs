@@ -16,6 +16,7 @@ use interlock_storage::{ProjectionKind, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use crate::alarms::{AlarmKind, Alarms};
+use crate::channel_segments::ChannelSegments;
 use crate::delivery_trace::trace_received;
 use crate::directories::Directories;
 use crate::durable_state::DurableState;
@@ -25,12 +26,12 @@ use crate::node_clock::NodeClock;
 use crate::stored_messages::Storage;
 use crate::tail_cache::Segment;
 use crate::topology_state::TopologyState;
-use crate::work_queue::WorkQueue;
+use crate::work_queue::{AbortOnDrop, WorkQueue};
 
 /// Projections are stored at most this often.
 const STORE_INTERVAL: Duration = Duration::from_millis(500);
 /// And at the latest after so many messages, so that an opening reads little.
-const STORE_MESSAGES: u64 = 100_000;
+pub const STORE_MESSAGES: u64 = 100_000;
 /// Channel changes that a slow watcher may be behind; past it, it reads anew.
 const CHANGES_AHEAD: usize = 4096;
 
@@ -69,6 +70,8 @@ pub struct Projector {
     pub storage: Storage,
     /// What others read.
     pub directories: Directories,
+    /// What readers of one channel read.
+    pub channel_segments: ChannelSegments,
     /// What nobody else reads.
     pub publishers: PublishersProjection,
     /// What is told to have been applied.
@@ -98,9 +101,9 @@ impl Projector {
     /// Runs until its queue is closed, and stores everything at the end.
     pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
         thread::Builder::new().name("projector".to_owned()).spawn(move || {
-            let guard = self.failure.guard("the projector");
+            let _aborts = AbortOnDrop(Arc::clone(&self.queue));
+            let _reports = self.failure.guard("the projector");
             self.run();
-            drop(guard);
         })
     }
 
@@ -149,6 +152,7 @@ impl Projector {
             ProjectorWork::Hole(through) => {
                 self.directories.write(|projection| projection.skip(&through.log, through.m_id));
                 self.publishers.skip(&through.log, through.m_id);
+                self.channel_segments.write(|index| index.skip(&through.log, through.m_id));
                 1
             }
             ProjectorWork::Tick => 0,
@@ -168,6 +172,11 @@ impl Projector {
                 changes.append(&mut projection.apply(name, head));
             }
             (changes, passed_over(projection.directory(namespace)) - before)
+        });
+        self.channel_segments.write(|index| {
+            for (name, head) in &heads {
+                index.apply(name, head);
+            }
         });
         if own {
             for (name, head) in &heads {
@@ -233,7 +242,10 @@ impl Projector {
             self.directories.write(|projection| (projection.position(), projection.take_changes()));
         self.storage.store_projection(ProjectionKind::Directory, &position, &changes)?;
         let (position, changes) = (self.publishers.position(), self.publishers.take_changes());
-        self.storage.store_projection(ProjectionKind::Publishers, &position, &changes)
+        self.storage.store_projection(ProjectionKind::Publishers, &position, &changes)?;
+        let (position, changes) =
+            self.channel_segments.write(|index| (index.position(), index.take_changes()));
+        self.storage.store_projection(ProjectionKind::ChannelIndex, &position, &changes)
     }
 }
 

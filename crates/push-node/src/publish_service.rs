@@ -8,6 +8,7 @@ use interlock_core::identity::{MessageName, NamespaceNumber, PublisherSequence, 
 use interlock_core::limits::MAX_IN_FLIGHT_PUBLICATIONS;
 use interlock_core::message::PublisherPosition;
 use interlock_core::names::NamespaceName;
+use interlock_core::topology::Topology;
 use interlock_rpc::convert::identity::{session, session_bytes};
 use interlock_rpc::convert::publish::{
     Durability, Publication, durability, publication, publications, sequence,
@@ -18,7 +19,7 @@ use interlock_rpc::status::{PublishOutcome, Reason, refusal};
 use interlock_rpc::{trace, v1};
 use interlock_telemetry::metrics::Counter;
 use interlock_telemetry::spans;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -28,11 +29,11 @@ use crate::acknowledgement_waiters::{Requirement, deadline_status};
 use crate::context::NodeContext;
 use crate::deadline::answer_by;
 use crate::refusals::{
-    cut_status, ending_status, publish_reason, publish_status, session_status, stream_status,
-    unknown_status,
+    cut_status, ending_status, invalid_frame_status, publish_reason, publish_status,
+    session_status, stream_status, unknown_status,
 };
 use crate::tasks::until_set;
-use crate::writer_commands::{PublishAnswer, PublishedRange, WriterCommand};
+use crate::writer_commands::{FrameOrder, PublishAnswer, PublishedRange, WriterCommand};
 
 /// Frames of one stream that wait for the log writer or for peers.
 const FRAMES_IN_FLIGHT: usize = 256;
@@ -92,6 +93,7 @@ impl Service for PublishServer {
         let request = request.into_inner();
         let level = durability(request.durability)?;
         let target = Target::open(&self.context, &request.namespace, &request.session, level)?;
+        target.check_members()?;
         let mut asked = publication(request.publication)?;
         asked.trace = asked.trace.or(caller);
         let first = match target.session {
@@ -109,7 +111,7 @@ impl Service for PublishServer {
         let Some(range) = answer.ranges.first() else {
             return Err(unknown_status(target.session.is_some()));
         };
-        let durable_at = target.wait(range, deadline).await?;
+        let durable_at = target.wait(range, &answer.topology, deadline).await?;
         Ok(Response::new(v1::PublishResponse {
             message: range.first.map(|name| name.into_wire()),
             durable_at,
@@ -127,56 +129,51 @@ impl Service for PublishServer {
         let context = Arc::clone(&self.context);
         let (sender, receiver) = mpsc::channel(ACKNOWLEDGEMENTS_AHEAD);
         let requests = request.into_inner();
-        let mut ending = context.tasks.ending();
-        self.context.tasks.spawn(async move {
-            tokio::select! {
-                () = serve_stream(context, requests, sender.clone()) => {}
-                () = until_set(&mut ending) => {
-                    // Where the publisher is gone, nobody is there to be told.
-                    let _ = sender.send(Err(cut_status())).await;
-                }
+        self.context.tasks.spawn("a publish stream", async move {
+            if let Err(status) = serve_stream(context, requests, &sender).await {
+                // Where the publisher is gone, nobody is there to be told.
+                let _ = sender.send(Err(status)).await;
             }
             drop(permit);
-        });
+        })?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
 type Acknowledgements = mpsc::Sender<Result<v1::PublishStreamResponse, Status>>;
 
-/// A frame on its way: its answer, and what to do with it.
+/// A frame on its way: its answer, and the room that it takes until its
+/// acknowledgement is handed over.
 struct FrameInFlight {
     first: PublisherSequence,
     spans: Vec<Span>,
     answer: oneshot::Receiver<PublishAnswer>,
+    room: OwnedSemaphorePermit,
 }
 
-/// Reads frames and answers them, at the same time and in order.
+/// Reads frames and answers them, at the same time and in order, until the
+/// publisher, a refusal or the node ends it.
 async fn serve_stream(
     context: Arc<NodeContext>,
     mut requests: Streaming<v1::PublishStreamRequest>,
-    out: Acknowledgements,
-) {
+    out: &Acknowledgements,
+) -> Result<(), Status> {
+    let mut ending = context.tasks.ending();
+    let first = tokio::select! {
+        first = requests.message() => first?,
+        // Nothing was asked for yet.
+        () = until_set(&mut ending) => return Err(ending_status()),
+    };
+    let Some(first) = first else { return Ok(()) };
+    let level = durability(first.durability)?;
+    let target = Target::open(&context, &first.namespace, &first.session, level)?;
     let (frames, in_flight) = mpsc::channel(FRAMES_IN_FLIGHT);
-    let first = match requests.message().await {
-        Ok(Some(first)) => first,
-        Ok(None) => return,
-        // Where the publisher is gone, nobody is there to be told.
-        Err(status) => return drop(out.send(Err(status)).await),
-    };
-    let opened = durability(first.durability)
-        .map_err(Status::from)
-        .and_then(|level| Target::open(&context, &first.namespace, &first.session, level));
-    let target = match opened {
-        Ok(target) => Arc::new(target),
-        Err(status) => return drop(out.send(Err(status)).await),
-    };
     let reading = read_frames(&target, requests, first, frames);
-    let answering = answer_frames(&target, in_flight, &out);
-    let (read, answered) = tokio::join!(reading, answering);
-    // What was refused first is what the publisher has to know.
-    if let Err(status) = answered.and(read) {
-        let _ = out.send(Err(status)).await;
+    let answering = answer_frames(&target, in_flight, out);
+    tokio::select! {
+        // What was refused first is what the publisher has to know.
+        (read, answered) = async { tokio::join!(reading, answering) } => answered.and(read),
+        () = until_set(&mut ending) => Err(cut_status(target.session.is_some())),
     }
 }
 
@@ -186,6 +183,10 @@ async fn read_frames(
     first: v1::PublishStreamRequest,
     frames: mpsc::Sender<FrameInFlight>,
 ) -> Result<(), Status> {
+    // A session's table answers repeats of as many as this: a publisher that does
+    // not wait for its acknowledgements is not read any further.
+    let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT_PUBLICATIONS));
+    let order = FrameOrder::default();
     let mut next = PublisherSequence::new(1);
     let mut request = Some(first);
     while let Some(frame) = request {
@@ -194,14 +195,24 @@ async fn read_frames(
             // Without a session, publications count from 1 on.
             None => next,
         };
-        let asked = publications(frame.publications)?;
+        let asked = publications(frame.publications)
+            .map_err(|invalid| invalid_frame_status(invalid, first))?;
         next = PublisherSequence::new(first.get().saturating_add(asked.len() as u64));
+        // Members may have come and gone since the frame before.
+        target.check_members()?;
         let of_session = target.session.map(|_| first);
         let (publications, spans) = target.admit(asked, of_session, frame.possibly_repeated);
         if !publications.is_empty() {
+            let room = tokio::select! {
+                room = Arc::clone(&room).acquire_many_owned(publications.len() as u32) => room,
+                () = frames.closed() => return Ok(()),
+            };
+            // The semaphore is never closed.
+            let Ok(room) = room else { return Ok(()) };
+            let writer = &target.context.writer;
             let answer =
-                target.context.writer.publish(publications).await.map_err(|_| ending_status())?;
-            if frames.send(FrameInFlight { first, spans, answer }).await.is_err() {
+                writer.publish_in_order(publications, &order).await.map_err(|_| ending_status())?;
+            if frames.send(FrameInFlight { first, spans, answer, room }).await.is_err() {
                 // A frame before this one was refused.
                 return Ok(());
             }
@@ -229,22 +240,30 @@ async fn answer_frames(
         while let Some(frame) = ready_frames.next() {
             let mut acknowledged = Vec::new();
             let mut last = None;
+            let FrameInFlight { first, spans, answer, room } = frame;
+            let mut rooms = vec![room];
+            let with_session = target.session.is_some();
+            let answer = answer.await.map_err(|_| unknown_status(with_session))?;
             let mut refused =
-                target.take_answer(frame.await_answer().await?, &mut acknowledged, &mut last);
+                target.take_answer(first, &spans, &answer, &mut acknowledged, &mut last);
             while refused.is_none()
                 && acknowledged.len() < RANGES_PER_ACKNOWLEDGEMENT
                 && let Some(next) = ready_frames.peek_mut()
                 && let Ok(answer) = next.answer.try_recv()
             {
-                let frame =
-                    Answered { first: next.first, spans: std::mem::take(&mut next.spans), answer };
-                ready_frames.next();
-                refused = target.take_answer(frame, &mut acknowledged, &mut last);
+                refused = target.take_answer(
+                    next.first,
+                    &next.spans,
+                    &answer,
+                    &mut acknowledged,
+                    &mut last,
+                );
+                rooms.extend(ready_frames.next().map(|frame| frame.room));
             }
             if !acknowledged.is_empty() {
                 let deadline = Instant::now() + target.context.config.limits.default_deadline();
                 let durable_at = match &last {
-                    Some(range) => target.wait(range, deadline).await?,
+                    Some((range, topology)) => target.wait(range, topology, deadline).await?,
                     None => Vec::new(),
                 };
                 let response = v1::PublishStreamResponse { acknowledged, durable_at };
@@ -256,20 +275,6 @@ async fn answer_frames(
                 return Err(status);
             }
         }
-    }
-}
-
-/// A frame with its answer.
-struct Answered {
-    first: PublisherSequence,
-    spans: Vec<Span>,
-    answer: PublishAnswer,
-}
-
-impl FrameInFlight {
-    async fn await_answer(self) -> Result<Answered, Status> {
-        let answer = self.answer.await.map_err(|_| unknown_status(true))?;
-        Ok(Answered { first: self.first, spans: self.spans, answer })
     }
 }
 
@@ -291,16 +296,19 @@ impl Target {
         level: Durability,
     ) -> Result<Self, Status> {
         let namespace = context.member_namespace(namespace)?;
-        let topology = context.topology.current();
-        let requirement = Requirement::of(level, namespace.number, &topology, context.me().node)?;
         Ok(Self {
             session: session(session_id, "session")?,
-            requirement,
+            requirement: Requirement::new(level, namespace.number, context.me().node),
             stored: context.metrics.publications.with([namespace.name.to_string()]),
             namespace: namespace.number,
             name: namespace.name,
             context: Arc::clone(context),
         })
+    }
+
+    /// Refuses a level that there are too few members for.
+    fn check_members(&self) -> Result<(), Status> {
+        self.requirement.check(&self.context.topology.current())
     }
 
     /// Makes the writer's publications of a request's, with spans for those that
@@ -348,13 +356,15 @@ impl Target {
     /// status that ends the stream.
     fn take_answer(
         &self,
-        frame: Answered,
+        first: PublisherSequence,
+        spans: &[Span],
+        answer: &PublishAnswer,
         acknowledged: &mut Vec<v1::AcknowledgedRange>,
-        last: &mut Option<PublishedRange>,
+        last: &mut Option<(PublishedRange, Arc<Topology>)>,
     ) -> Option<Status> {
-        self.count(&frame.answer, &frame.spans);
-        let mut sequence = frame.first.get();
-        for range in &frame.answer.ranges {
+        self.count(answer, spans);
+        let mut sequence = first.get();
+        for range in &answer.ranges {
             acknowledged.push(v1::AcknowledgedRange {
                 first_sequence: sequence,
                 last_sequence: sequence + range.count - 1,
@@ -362,9 +372,11 @@ impl Target {
                 already_stored: range.repeat,
             });
             sequence += range.count;
-            *last = Some(*range);
         }
-        frame.answer.refusal.as_ref().map(|refused| stream_status(refused, sequence))
+        if let Some(range) = answer.ranges.last() {
+            *last = Some((*range, Arc::clone(&answer.topology)));
+        }
+        answer.refusal.as_ref().map(|refused| stream_status(refused, sequence))
     }
 
     fn count(&self, answer: &PublishAnswer, spans: &[Span]) {
@@ -386,13 +398,19 @@ impl Target {
 
     /// Waits until the last of a range is durable everywhere asked for: then all
     /// before it in its log are. Says where.
-    async fn wait(&self, range: &PublishedRange, deadline: Instant) -> Result<Vec<String>, Status> {
+    async fn wait(
+        &self,
+        range: &PublishedRange,
+        stamped: &Topology,
+        deadline: Instant,
+    ) -> Result<Vec<String>, Status> {
         let Some(name) = range.last() else {
             // A repeat whose name is forgotten: durable here is all that is known.
             return self.without_name();
         };
         let current = || self.context.topology.current();
-        let reached = self.requirement.wait(&self.context.hub, &name, current, deadline).await;
+        let hub = &self.context.hub;
+        let reached = self.requirement.wait(hub, &name, stamped, current, deadline).await;
         if reached.satisfied {
             Ok(reached.durable_at)
         } else {

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use interlock_core::admission::{ClosedReason, EditRefusal, PublishRefusal, SessionRefusal};
+use interlock_core::identity::PublisherSequence;
 use interlock_core::projection::publishers::ResumeRefusal;
 use interlock_rpc::convert::InvalidField;
+use interlock_rpc::convert::publish::InvalidPublications;
 use interlock_rpc::status::{PublishOutcome, Reason, Refusal, refusal};
 use interlock_storage::StorageError;
 use tonic::Status;
@@ -41,6 +43,7 @@ pub fn publish_reason(refused: &PublishRefusal) -> Reason {
         PublishRefusal::SessionUnknown => Reason::SessionUnknown,
         PublishRefusal::OutOfSequence { .. } => Reason::OutOfSequence,
         PublishRefusal::ContentDiffers { .. } => Reason::SequenceContentDiffers,
+        PublishRefusal::TooFast { .. } => Reason::RateLimited,
         PublishRefusal::NumbersUsedUp => Reason::Quota,
     }
 }
@@ -60,6 +63,17 @@ pub fn stream_status(refused: &PublishRefusal, sequence: u64) -> Status {
     }
 }
 
+/// A frame of a stream that breaks a rule. Nothing of it is stored; the
+/// publication at fault is named by its sequence too, as [`stream_status`] does,
+/// so that the publisher can drop it and send the others again.
+pub fn invalid_frame_status(invalid: InvalidPublications, first: PublisherSequence) -> Status {
+    let mut answer = Refusal::from(invalid.field);
+    if let Some(index) = invalid.index {
+        answer = answer.with("sequence", first.get().saturating_add(index as u64));
+    }
+    answer.outcome(&PublishOutcome::not_stored()).into()
+}
+
 fn publish_refusal(refused: &PublishRefusal) -> Refusal {
     let mut answer = match refused {
         PublishRefusal::Closed(reason) => closed(*reason),
@@ -72,6 +86,9 @@ fn publish_refusal(refused: &PublishRefusal) -> Refusal {
             answer.field(InvalidField::new(field, reason))
         }
         PublishRefusal::OutOfSequence { expected } => answer.with("expected", expected),
+        PublishRefusal::TooFast { retry_after_milliseconds, .. } => {
+            answer.retry_after(Duration::from_millis(*retry_after_milliseconds))
+        }
         _ => answer,
     };
     answer.outcome(&PublishOutcome::not_stored())
@@ -131,12 +148,32 @@ pub fn ending_status() -> Status {
 }
 
 /// A publish stream that the end of the node cuts: what was acknowledged is
-/// stored, of the rest nothing is known.
-pub fn cut_status() -> Status {
-    refusal(Reason::Draining, "this node is ending").outcome(&PublishOutcome::unknown(true)).into()
+/// stored, of the rest nothing is known. Only in a session may it be sent again.
+pub fn cut_status(with_session: bool) -> Status {
+    refusal(Reason::Draining, "this node is ending")
+        .outcome(&PublishOutcome::unknown(with_session))
+        .into()
 }
 
 /// A read that failed.
 pub fn storage_status(error: &StorageError) -> Status {
     refusal(Reason::StorageFailed, error.to_string()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a session a publication whose outcome is unknown is stored twice by
+    /// whoever sends it again.
+    #[test]
+    fn an_unknown_outcome_is_safe_to_retry_in_a_session_only() {
+        for with_session in [false, true] {
+            for status in [cut_status(with_session), unknown_status(with_session)] {
+                let outcome = PublishOutcome::of(&status, false);
+                assert_eq!(outcome.safe_here, with_session, "{status}");
+                assert!(!outcome.safe_elsewhere, "{status}");
+            }
+        }
+    }
 }

@@ -2,17 +2,26 @@
 //! and who holds what (METHOD M6, M9). Links report here and are told here; they
 //! do not know of one another.
 
+mod fact_mailbox;
+mod introductions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use interlock_core::clock::Moment;
 use interlock_core::identity::{LogName, MemberOpening, MessageNumber, NodeNumber};
+use interlock_core::limits::MAX_LOGS_PER_PEER;
 use interlock_core::names::RegionName;
-use interlock_core::replication::acknowledgements::{Acknowledgements, QueuedLog, Recorded};
+use interlock_core::replication::acknowledgements::{
+    Acknowledgements, MemberRecord, QueuedLog, Recorded,
+};
 use interlock_core::replication::frames::{Fact, LogOffer};
 use interlock_core::replication::log_sources::{LogSources, WantChange};
 use tokio::sync::{Notify, mpsc, watch};
 
+use self::fact_mailbox::FactMailbox;
+pub use self::introductions::Speaker;
 use crate::durable_state::DurableState;
 use crate::node_clock::NodeClock;
 
@@ -25,6 +34,8 @@ pub enum InboundCommand {
     Want(LogName, MessageNumber),
     /// Ask it no longer.
     Unwant(LogName),
+    /// Another process of the peer's name goes before the one on this stream.
+    Fenced(Speaker),
 }
 
 /// What an outbound link is told: a fact to pass on.
@@ -43,13 +54,19 @@ pub struct StreamNumber(u64);
 #[derive(Debug)]
 struct Inbound {
     stream: StreamNumber,
+    /// The process at its other end.
+    speaker: Speaker,
+    /// When it was last heard to be alive.
+    heard: watch::Sender<Moment>,
+    /// A log changes its server at most every two seconds, and a link that does not
+    /// come to take what it is told is given up after five of silence.
     commands: mpsc::UnboundedSender<InboundCommand>,
 }
 
 #[derive(Debug)]
 struct Outbound {
     stream: StreamNumber,
-    facts: mpsc::UnboundedSender<RelayedFact>,
+    facts: Arc<FactMailbox>,
 }
 
 #[derive(Debug)]
@@ -79,15 +96,15 @@ impl ReplicationHub {
         me: MemberOpening,
         region: RegionName,
         clock: NodeClock,
-        recovered: &[Fact],
+        recovered: &[MemberRecord],
         held: impl IntoIterator<Item = (LogName, MessageNumber)>,
     ) -> Self {
         let mut sources = LogSources::new(me, region);
         for (log, m_id) in held {
             sources.mark_appended(clock.moment(), &log, m_id);
         }
-        let others: Vec<Fact> =
-            recovered.iter().filter(|fact| fact.opening.node != me.node).cloned().collect();
+        let others: Vec<MemberRecord> =
+            recovered.iter().filter(|member| member.node != me.node).cloned().collect();
         let state = State {
             sources,
             acknowledgements: Acknowledgements::from_checkpoint(&others),
@@ -106,23 +123,6 @@ impl ReplicationHub {
     }
 
     // Inbound links.
-
-    /// A peer's stream to us is established; what it is told comes out of the
-    /// receiver. An older stream of the same peer is told nothing more.
-    pub fn inbound_connected(
-        &self,
-        peer: NodeNumber,
-        region: RegionName,
-    ) -> (StreamNumber, mpsc::UnboundedReceiver<InboundCommand>) {
-        let (commands, receiver) = mpsc::unbounded_channel();
-        let stream = self.next_stream();
-        let mut state = self.lock();
-        state.inbound.insert(peer, Inbound { stream, commands });
-        state.sources.peer_connected(self.clock.moment(), peer, region);
-        self.dispatch(&mut state);
-        self.sources_changed.notify_one();
-        (stream, receiver)
-    }
 
     /// A peer's stream to us is over.
     pub fn inbound_disconnected(&self, peer: NodeNumber, stream: StreamNumber) {
@@ -147,8 +147,17 @@ impl ReplicationHub {
             return;
         }
         let now = self.clock.moment();
+        let mut left_out = 0;
         for offer in offers {
-            state.sources.peer_offered(now, peer, offer);
+            left_out += usize::from(!state.sources.peer_offered(now, peer, offer));
+        }
+        if left_out > 0 {
+            tracing::warn!(
+                %peer,
+                logs = left_out,
+                limit = MAX_LOGS_PER_PEER,
+                "the peer offers more logs than are kept of one: these are left to other peers"
+            );
         }
         self.dispatch(&mut state);
         self.sources_changed.notify_one();
@@ -164,28 +173,27 @@ impl ReplicationHub {
 
     // Outbound links.
 
-    /// Our stream to a peer is established: facts to pass on come out of the
-    /// receiver, all that are known first.
-    pub fn outbound_connected(
-        &self,
-        peer: NodeNumber,
-    ) -> (StreamNumber, mpsc::UnboundedReceiver<RelayedFact>) {
-        let (facts, receiver) = mpsc::unbounded_channel();
+    /// Our stream to a peer is established: facts to pass on come out of it, all
+    /// that are known first. A stream to the same peer that was there before ends.
+    pub fn outbound_connected(self: &Arc<Self>, peer: NodeNumber) -> OutboundStream {
+        let facts = Arc::new(FactMailbox::default());
         let stream = self.next_stream();
         let mut state = self.lock();
         state.acknowledgements.handle_connecting(peer);
         for fact in state.acknowledgements.facts() {
             if fact.opening.node != peer {
-                // The receiver is in our hands.
-                let _ = facts.send(RelayedFact { fact, awaited: false });
+                facts.put(fact, false);
             }
         }
-        state.outbound.insert(peer, Outbound { stream, facts });
-        (stream, receiver)
+        let before = state.outbound.insert(peer, Outbound { stream, facts: Arc::clone(&facts) });
+        if let Some(before) = before {
+            before.facts.close();
+        }
+        OutboundStream { hub: Arc::clone(self), peer, stream, facts }
     }
 
     /// Our stream to a peer is over.
-    pub fn outbound_disconnected(&self, peer: NodeNumber, stream: StreamNumber) {
+    fn outbound_disconnected(&self, peer: NodeNumber, stream: StreamNumber) {
         let mut state = self.lock();
         if state.outbound.get(&peer).is_some_and(|outbound| outbound.stream == stream) {
             state.outbound.remove(&peer);
@@ -207,8 +215,7 @@ impl ReplicationHub {
                 let news = Fact { opening: fact.opening, marks };
                 for (peer, outbound) in &state.outbound {
                     if *peer != fact.opening.node {
-                        // A link that has just ended misses nothing it needs.
-                        let _ = outbound.facts.send(RelayedFact { fact: news.clone(), awaited });
+                        outbound.facts.put(news.clone(), awaited);
                     }
                 }
                 drop(state);
@@ -236,7 +243,7 @@ impl ReplicationHub {
     }
 
     /// What a checkpoint stores of others.
-    pub fn facts_for_checkpoint(&self) -> Vec<Fact> {
+    pub fn members_for_checkpoint(&self) -> Vec<MemberRecord> {
         self.lock().acknowledgements.to_checkpoint()
     }
 
@@ -302,6 +309,29 @@ impl ReplicationHub {
     }
 }
 
+/// Our stream to a peer, among the links: over when it is dropped, however its
+/// link ended.
+#[derive(Debug)]
+pub struct OutboundStream {
+    hub: Arc<ReplicationHub>,
+    peer: NodeNumber,
+    stream: StreamNumber,
+    facts: Arc<FactMailbox>,
+}
+
+impl OutboundStream {
+    /// The next fact to pass on; `None` once another stream has taken over.
+    pub async fn next_fact(&self) -> Option<RelayedFact> {
+        self.facts.next().await
+    }
+}
+
+impl Drop for OutboundStream {
+    fn drop(&mut self) {
+        self.hub.outbound_disconnected(self.peer, self.stream);
+    }
+}
+
 /// Someone who waits for facts.
 #[derive(Debug)]
 pub struct FactWaiter {
@@ -320,5 +350,31 @@ impl FactWaiter {
 impl Drop for FactWaiter {
     fn drop(&mut self) {
         self.hub.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_core::identity::Incarnation;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_is_dropped_leaves_the_place_to_the_one_that_took_it() {
+        let opening = |node| MemberOpening {
+            node: NodeNumber::new(node),
+            incarnation: Incarnation::new(u64::from(node)).expect("not zero"),
+            opened_from: None,
+        };
+        let region = RegionName::parse("south").expect("a name");
+        let hub = Arc::new(ReplicationHub::new(opening(1), region, NodeClock::start(), &[], []));
+        let peer = NodeNumber::new(2);
+        let older = hub.outbound_connected(peer);
+        let newer = hub.outbound_connected(peer);
+        assert!(older.next_fact().await.is_none(), "its place is taken");
+        drop(older);
+        assert_eq!(hub.lock().outbound.len(), 1);
+        drop(newer);
+        assert!(hub.lock().outbound.is_empty());
     }
 }

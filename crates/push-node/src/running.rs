@@ -133,3 +133,16 @@ async fn release(context: Arc<NodeContext>, released: oneshot::Receiver<()>) {
         tracing::warn!("something still holds the database open");
     }
 }
+
+/// Tells, when it is dropped, that what was declared before it is gone.
+#[derive(Debug)]
+pub struct ReleaseGuard(pub Option<oneshot::Sender<()>>);
+
+impl Drop for ReleaseGuard {
+    fn drop(&mut self) {
+        if let Some(sender) = self.0.take() {
+            // Whoever waited may have given up.
+            let _ = sender.send(());
+        }
+    }
+}

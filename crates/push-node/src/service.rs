@@ -7,36 +7,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 
 use interlock_core::admission::{Admission, RecoveredState};
-use interlock_core::identity::{FencingToken, Incarnation, MemberOpening, NodeNumber};
+use interlock_core::identity::{FencingToken, Incarnation, MemberOpening};
 use interlock_core::topology::Topology;
-use interlock_rpc::channel::Backoff;
-use interlock_rpc::server::{FinishedCall, GrpcServer, Listener, ServeError, ServerConfig};
+use interlock_rpc::server::{FinishedCall, GrpcServer, Listener, ServerConfig};
 use interlock_rpc::services;
-use interlock_rpc::topology_file;
-use interlock_storage::{OpenError, Recovery, RocksOptions, RocksStorage, StorageError};
+use interlock_storage::{Recovery, RocksOptions, RocksStorage, StorageError};
 use interlock_telemetry::Readiness;
 use interlock_telemetry::metrics::{Registry, RpcMetrics};
-use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::alarms::Alarms;
+use crate::channel_segments::ChannelSegments;
 use crate::channel_service::ChannelServer;
 use crate::checkpoint::store_checkpoints;
-use crate::config::{Config, ConfigError};
-use crate::context::{GatewayCount, Identity, NodeContext, ReleaseGuard};
+use crate::config::Config;
+use crate::context::{Identity, NodeContext};
 use crate::control_plane_link::{
     ControlPlaneLink, Registration, RegistrationError, RegistrationRequest, control_plane_client,
-    register,
 };
-use crate::delivery_service::DeliveryServer;
+use crate::delivery_service::{DeliveryServer, GatewayCount};
 use crate::directories::Directories;
+use crate::drain::turn_callers_away;
 use crate::durable_state::{DurableLog, DurableState};
 use crate::failure::FailureWatch;
 use crate::inbound_link::ReplicationServer;
 use crate::metrics::NodeMetrics;
 use crate::node_clock::NodeClock;
 use crate::node_service::NodeServer;
-use crate::opening::{OpeningError, rebuild_projections};
+use crate::opening::rebuild_projections;
 use crate::origin_news::OriginNewsBoard;
 use crate::outbound_links::OutboundLinks;
 use crate::peer_lag::{LagBoard, watch_lag};
@@ -44,74 +42,22 @@ use crate::projector::channel_news;
 use crate::publish_service::PublishServer;
 use crate::readiness::{OpenedRecorder, ReadinessBoard, ReadinessInputs, watch_readiness};
 use crate::replication_hub::ReplicationHub;
-use crate::running::{Addresses, Running};
-use crate::source_fetcher::{FetchError, SourceFetcher, SourceFetcherConfig};
+use crate::running::{Addresses, ReleaseGuard, Running};
+use crate::source_fetcher::{SourceFetcher, SourceFetcherConfig};
 use crate::space_watch::{SpaceBoard, watch_space};
+use crate::start_error::StartError;
+use crate::starting_topology::{find_topology, number_of, registration_request};
 use crate::status::register_gauges;
 use crate::stored_messages::Storage;
 use crate::tasks::TaskSet;
 use crate::threads::{ThreadParts, Threads};
-use crate::topology_state::{TopologyDocumentError, TopologyState, load_topology, store_topology};
+use crate::topology_state::{TopologyState, load_topology, store_topology};
 use crate::work_queue::WorkQueue;
 use crate::writer_commands::LogWriter;
 
 /// A push-node: [`start`](Self::start) it.
 #[derive(Debug)]
 pub struct PushNode;
-
-/// Why a push-node does not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// The configuration contradicts itself.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// An address cannot be listened at.
-    #[error("listening at {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The database cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The database fails.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// What the log means cannot be rebuilt.
-    #[error(transparent)]
-    Projections(#[from] OpeningError),
-    /// The stored topology cannot be used.
-    #[error(transparent)]
-    TopologyDocument(#[from] TopologyDocumentError),
-    /// The topology file cannot be used.
-    #[error(transparent)]
-    TopologyFile(#[from] topology_file::TopologyFileError),
-    /// The topology does not have this node, or has it elsewhere.
-    #[error("the topology has no node {node} in region {region}")]
-    NotInTopology {
-        /// The node's name.
-        node: String,
-        /// Its region.
-        region: String,
-    },
-    /// The control-plane refuses this node.
-    #[error(transparent)]
-    Registration(#[from] RegistrationError),
-    /// The web origin cannot be used.
-    #[error(transparent)]
-    Source(#[from] FetchError),
-    /// A server cannot begin.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
-    /// A thread cannot be started.
-    #[error("starting a thread: {0}")]
-    Thread(std::io::Error),
-    /// A thread has panicked while the node was starting.
-    #[error("opening the database has panicked")]
-    Panicked,
-}
 
 impl PushNode {
     /// Starts a push-node.
@@ -192,16 +138,11 @@ impl Opened {
         }
         let stored = load_topology(storage.as_ref())?;
         let incarnation = random_incarnation();
-        let request = RegistrationRequest {
-            name: config.node.clone(),
-            region: config.region.clone(),
-            replication_address: advertised(&config.replication_advertise, addresses.replication),
-            client_address: advertised(&config.client_advertise, addresses.client),
-            incarnation,
-            topology_version: stored.as_ref().map(|it| it.version).unwrap_or_default(),
-        };
-        let (topology, registration) = find_topology(&config, stored, &request).await?;
-        let number = number_of(&config, &topology)?;
+        let known = stored.as_ref().map(|it| it.version).unwrap_or_default();
+        let request = registration_request(&config, &addresses, incarnation, known);
+        let opened_as = recovery.opened_as;
+        let (topology, registration) = find_topology(&config, stored, opened_as, &request).await?;
+        let number = number_of(&config, &topology, opened_as)?;
         let opening =
             MemberOpening { node: number, incarnation, opened_from: recovery.opened_from };
         let (storage, topology) = blocking(move || {
@@ -247,7 +188,7 @@ impl Opened {
             opening,
             config.region_name()?,
             clock,
-            &recovery.facts,
+            &recovery.members,
             durable.marks().into_iter().map(|(log, mark)| (log, mark.m_id)),
         ));
         let mut recovered = RecoveredState {
@@ -266,6 +207,8 @@ impl Opened {
         let projector_queue = Arc::new(WorkQueue::new());
         let channel_news = channel_news();
         let directories = Directories::new(projected.directories);
+        let channel_segments = ChannelSegments::new(projected.channel_index);
+        // Each namespace is told once.
         let (backfilled_sender, backfilled) = mpsc::unbounded_channel();
         let threads = Threads::start(ThreadParts {
             storage: &storage,
@@ -274,6 +217,7 @@ impl Opened {
             durable: &durable,
             projector_queue: &projector_queue,
             directories: &directories,
+            channel_segments: &channel_segments,
             publishers: projected.publishers,
             topology: &topology,
             channel_news: channel_news.clone(),
@@ -308,6 +252,7 @@ impl Opened {
             news: Arc::new(OriginNewsBoard::new(opening, clock, Arc::clone(&topology))),
             durable,
             directories,
+            channel_segments,
             topology,
             hub,
             links: OutboundLinks::default(),
@@ -320,8 +265,8 @@ impl Opened {
             gateways: GatewayCount::default(),
             alarms,
             metrics,
+            tasks: TaskSet::new(failure.clone()),
             failure,
-            tasks: TaskSet::new(),
             draining: watch::Sender::new(false),
             control_plane_connected: AtomicBool::new(self.registration.is_some()),
             publications: AtomicU64::new(0),
@@ -366,7 +311,7 @@ impl Assembled {
         let observe = move |call: &FinishedCall<'_>| {
             calls.observe(call.method, call.code_name(), call.duration, call.trace_id.clone());
         };
-        let client_server = GrpcServer::new(ServerConfig::bulk().tls(tls.clone()))
+        let client_server = GrpcServer::new(ServerConfig::default().tls(tls.clone()))
             .observe(observe.clone())
             .add_service(services::publish::server(PublishServer::new(Arc::clone(&context))))
             .add_service(services::channel::server(ChannelServer::new(Arc::clone(&context))))
@@ -391,6 +336,12 @@ impl Assembled {
             None => None,
         };
         readiness.set_ready();
+        let turning_away = turn_callers_away(
+            context.draining.subscribe(),
+            client_server.health().clone(),
+            readiness.clone(),
+        );
+        context.tasks.spawn("turning callers away", turning_away)?;
         tracing::info!(
             client = %addresses.client,
             replication = %addresses.replication,
@@ -416,6 +367,7 @@ fn start_tasks(
     request: RegistrationRequest,
 ) -> Result<(), StartError> {
     let tasks = &context.tasks;
+    // Each namespace that this node has founded is told once, on either channel.
     let (recorded_sender, recorded) = mpsc::unbounded_channel();
     let recorder = match &context.config.control_plane {
         Some(address) => {
@@ -431,22 +383,22 @@ fn start_tasks(
                 recorded: recorded_sender,
                 unrecorded: Default::default(),
             };
-            tasks.spawn(link.run());
+            tasks.spawn("the control-plane's link", link.run())?;
             OpenedRecorder::ControlPlane(opened_sender)
         }
         None => OpenedRecorder::OnDiskOnly,
     };
     let may_found = context.config.control_plane.is_some() || context.config.bootstrap;
     let inputs = ReadinessInputs { backfilled, recorded, recorder, may_found };
-    tasks.spawn(watch_readiness(Arc::clone(context), inputs));
-    tasks.spawn(watch_space(Arc::clone(context)));
-    tasks.spawn(watch_lag(Arc::clone(context)));
-    tasks.spawn(store_checkpoints(Arc::clone(context)));
-    tasks.spawn(run_hub(Arc::downgrade(context), tasks.ending()));
-    tasks.spawn({
+    tasks.spawn("the readiness", watch_readiness(Arc::clone(context), inputs))?;
+    tasks.spawn("the watch of the disk's space", watch_space(Arc::clone(context)))?;
+    tasks.spawn("the watch of the peers' lag", watch_lag(Arc::clone(context)))?;
+    tasks.spawn("the checkpoints", store_checkpoints(Arc::clone(context)))?;
+    tasks.spawn("the replication hub", run_hub(Arc::downgrade(context), tasks.ending()))?;
+    tasks.spawn("the table of links", {
         let context = Arc::clone(context);
         async move { context.links.run(Arc::clone(&context)).await }
-    });
+    })?;
     Ok(())
 }
 
@@ -483,57 +435,4 @@ fn random_incarnation() -> Incarnation {
             return incarnation;
         }
     }
-}
-
-fn advertised(configured: &Option<String>, listening: SocketAddr) -> String {
-    configured.clone().unwrap_or_else(|| listening.to_string())
-}
-
-/// The topology to start with: the newest of the stored one and the file's, or
-/// the control-plane's where neither has this node.
-async fn find_topology(
-    config: &Config,
-    stored: Option<Topology>,
-    request: &RegistrationRequest,
-) -> Result<(Topology, Option<Registration>), StartError> {
-    if let Some(path) = &config.topology_file {
-        let file = topology_file::load(path)?;
-        return Ok(match stored {
-            Some(stored) if stored.version > file.version => (stored, None),
-            _ => (file, None),
-        });
-    }
-    let name = config.node_name()?;
-    if let Some(stored) = stored
-        && stored.node_by_name(&name).is_some()
-    {
-        // The control-plane is not needed: the link registers when it can.
-        return Ok((stored, None));
-    }
-    let address = config.control_plane.as_deref().ok_or(ConfigError::TopologySource)?;
-    let mut client = control_plane_client(config, address).map_err(RegistrationError::Address)?;
-    let mut backoff = Backoff::reconnect(rand::random());
-    loop {
-        match register(&mut client, request).await {
-            Ok(registration) => return Ok((registration.topology.clone(), Some(registration))),
-            Err(error) if error.may_pass() => {
-                let delay = backoff.next_delay();
-                tracing::info!(%error, ?delay, "waiting for the control-plane, which numbers this node");
-                tokio::time::sleep(delay).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn number_of(config: &Config, topology: &Topology) -> Result<NodeNumber, StartError> {
-    let (name, region) = (config.node_name()?, config.region_name()?);
-    topology
-        .node_by_name(&name)
-        .filter(|node| node.region == region)
-        .map(|node| node.number)
-        .ok_or_else(|| StartError::NotInTopology {
-            node: name.to_string(),
-            region: region.to_string(),
-        })
 }

@@ -8,7 +8,7 @@
 //! one that was checked.
 
 use std::error::Error as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode};
-use interlock_core::limits::{MAX_CONTENT_BYTES, MAX_SOURCE_PATH_BYTES};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use interlock_core::limits::{
+    MAX_CONTENT_BYTES, MAX_ETAG_BYTES, MAX_MEDIA_TYPE_BYTES, MAX_SOURCE_FETCHES,
+    MAX_SOURCE_PATH_BYTES,
+};
 use reqwest::{Client, Url};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
-/// Headers longer than this are left out: they are stored with every definition.
-const MAX_STORED_HEADER_BYTES: usize = 256;
+use crate::public_addresses::{CheckedResolver, RefusedAddress, is_public};
 
 /// Where sources are fetched from, and how long that may take.
 #[derive(Clone, Debug)]
@@ -112,6 +114,9 @@ pub enum FetchError {
     /// The fetch took longer than it may.
     #[error("the web server did not answer within {0:?}")]
     TimedOut(Duration),
+    /// As many sources are fetched as may be at a time, and none ended in time.
+    #[error("this node fetches {MAX_SOURCE_FETCHES} other sources; try again later")]
+    Busy,
     /// Connecting or reading failed.
     #[error("the web server could not be read: {0}")]
     Transport(String),
@@ -121,7 +126,7 @@ impl FetchError {
     /// Whether the same call may succeed later without anything being changed.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::TimedOut(_) | Self::Transport(_) => true,
+            Self::TimedOut(_) | Self::Busy | Self::Transport(_) => true,
             Self::Status(status) => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
@@ -137,6 +142,8 @@ pub struct SourceFetcher {
     origin: Option<Url>,
     allow_private_addresses: bool,
     timeout: Duration,
+    /// Room for fetches under way.
+    room: Arc<Semaphore>,
 }
 
 impl SourceFetcher {
@@ -165,6 +172,7 @@ impl SourceFetcher {
             origin,
             allow_private_addresses: config.allow_private_addresses,
             timeout: config.timeout,
+            room: Arc::new(Semaphore::new(MAX_SOURCE_FETCHES)),
         })
     }
 
@@ -176,6 +184,9 @@ impl SourceFetcher {
         if let Some(address) = literal_address(&url) {
             self.check_address(address)?;
         }
+        let _room = tokio::time::timeout(self.timeout, self.room.acquire())
+            .await
+            .map_err(|_| FetchError::Busy)?;
         let mut request = self.client.get(url);
         if let Some(etag) = held_etag.filter(|etag| !etag.is_empty()) {
             request = request.header(IF_NONE_MATCH, etag);
@@ -194,8 +205,8 @@ impl SourceFetcher {
         if response.content_length().is_some_and(|length| length > MAX_CONTENT_BYTES as u64) {
             return Err(too_big);
         }
-        let etag = stored_header(response.headers(), ETAG);
-        let media_type = stored_header(response.headers(), CONTENT_TYPE);
+        let etag = stored_header(response.headers(), ETAG, MAX_ETAG_BYTES);
+        let media_type = stored_header(response.headers(), CONTENT_TYPE, MAX_MEDIA_TYPE_BYTES);
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(&error))? {
             if body.len() + chunk.len() > MAX_CONTENT_BYTES {
@@ -322,317 +333,20 @@ fn literal_address(url: &Url) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-fn stored_header(headers: &HeaderMap, name: http::HeaderName) -> String {
+/// A header as it is stored with the definition; one that is too long for that is
+/// left out.
+fn stored_header(headers: &HeaderMap, name: http::HeaderName, max_bytes: usize) -> String {
     headers
         .get(name)
         .and_then(|value| value.to_str().ok())
-        .filter(|value| value.len() <= MAX_STORED_HEADER_BYTES)
+        .filter(|value| value.len() <= max_bytes)
         .unwrap_or_default()
         .to_owned()
 }
-
-/// Resolves names and hands out permitted addresses only, so that what is
-/// connected to is what was checked, whatever the name says a moment later.
-#[derive(Debug)]
-struct CheckedResolver {
-    allow_private_addresses: bool,
-}
-
-#[derive(Debug, Error)]
-#[error("{0} is a private or local address")]
-struct RefusedAddress(IpAddr);
 
 #[derive(Debug, Error)]
 #[error("the web server redirects {0}")]
 struct RefusedRedirect(&'static str);
 
-impl Resolve for CheckedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_private_addresses = self.allow_private_addresses;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let permitted: Vec<SocketAddr> = found
-                .iter()
-                .copied()
-                .filter(|address| allow_private_addresses || is_public(address.ip()))
-                .collect();
-            match (permitted.is_empty(), found.first()) {
-                (true, Some(refused)) => Err(RefusedAddress(refused.ip()).into()),
-                _ => Ok(Box::new(permitted.into_iter()) as Addrs),
-            }
-        })
-    }
-}
-
-/// Whether an address belongs to the public Internet: everything that is
-/// reserved for one host, one link, one site or no use at all is not.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
-    }
-}
-
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let shared = a == 100 && (64..128).contains(&b);
-    let protocol_assignments = a == 192 && b == 0 && c == 0;
-    let benchmarking = a == 198 && (b == 18 || b == 19);
-    !(address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_broadcast()
-        || address.is_documentation()
-        || address.is_multicast()
-        || a == 0
-        || a >= 240
-        || shared
-        || protocol_assignments
-        || benchmarking)
-}
-
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    if let Some(mapped) = address.to_ipv4_mapped() {
-        return is_public_v4(mapped);
-    }
-    let [a, b, c, d, e, f, high, low] = address.segments();
-    let embedded = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    // Translated and tunnelled addresses lead to the IPv4 address inside.
-    if (a, b, c, d, e, f) == (0x64, 0xff9b, 0, 0, 0, 0) {
-        return is_public_v4(embedded(high, low));
-    }
-    if a == 0x2002 {
-        return is_public_v4(embedded(b, c));
-    }
-    // Only 2000::/3 is given out; Teredo and documentation are carved out of it.
-    let global = (a & 0xe000) == 0x2000;
-    let teredo = a == 0x2001 && b == 0;
-    let documentation = a == 0x2001 && b == 0xdb8;
-    global && !teredo && !documentation
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use std::collections::BTreeMap;
-
-    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-    use tokio_rustls::TlsAcceptor;
-
-    fn config(origin: &str) -> SourceFetcherConfig {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        SourceFetcherConfig {
-            web_origin: Some(origin.to_owned()),
-            allow_private_addresses: false,
-            redirects: 0,
-            certificate_authorities: None,
-            timeout: Duration::from_secs(10),
-        }
-    }
-
-    fn fetcher(origin: &str) -> SourceFetcher {
-        SourceFetcher::new(&config(origin)).expect("a good origin")
-    }
-
-    /// Answers each path with what it is given, over TLS if there is an acceptor.
-    async fn web_server(
-        answers: BTreeMap<&'static str, String>,
-        tls: Option<TlsAcceptor>,
-    ) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                match &tls {
-                    None => answer(stream, &answers).await,
-                    Some(acceptor) => {
-                        // A client that does not trust us goes away here.
-                        if let Ok(stream) = acceptor.accept(stream).await {
-                            answer(stream, &answers).await;
-                        }
-                    }
-                }
-            }
-        });
-        address
-    }
-
-    async fn answer(
-        mut stream: impl AsyncRead + AsyncWrite + Unpin,
-        answers: &BTreeMap<&'static str, String>,
-    ) {
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            match stream.read_u8().await {
-                Ok(byte) => request.push(byte),
-                Err(_) => return,
-            }
-        }
-        let line = String::from_utf8_lossy(&request);
-        let path = line.split_whitespace().nth(1).unwrap_or_default();
-        let missing = "HTTP/1.1 404 Not Found\r\n\r\n".to_owned();
-        let answer = answers.get(path).unwrap_or(&missing);
-        let _ = stream.write_all(answer.as_bytes()).await;
-        let _ = stream.shutdown().await;
-    }
-
-    fn page(text: &str) -> String {
-        let length = text.len();
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}")
-    }
-
-    fn moved(to: &str) -> String {
-        format!(
-            "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )
-    }
-
-    fn text_of(fetched: Result<Fetched, FetchError>) -> Result<String, FetchError> {
-        match fetched? {
-            Fetched::Content(content) => Ok(String::from_utf8_lossy(&content.content).into_owned()),
-            Fetched::NotModified => Ok("not modified".to_owned()),
-        }
-    }
-
-    /// METHOD M5: a source behind TLS, signed by an authority that the operator
-    /// names.
-    #[tokio::test]
-    async fn https_is_trusted_by_configuration() {
-        // Installs the cryptography that the server needs as well.
-        let _ = config("https://localhost");
-        let signed =
-            rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-        let key = rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der())
-            .expect("a key");
-        let server = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![signed.cert.der().clone()], key)
-            .expect("certificate and key fit");
-        let answers = BTreeMap::from([("/page", page("over TLS"))]);
-        let address = web_server(answers, Some(TlsAcceptor::from(Arc::new(server)))).await;
-        let origin = format!("https://localhost:{}", address.port());
-
-        let authority = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(authority.path(), signed.cert.pem()).expect("it can be written");
-        let trusting = SourceFetcherConfig {
-            allow_private_addresses: true,
-            certificate_authorities: Some(authority.path().to_owned()),
-            ..config(&origin)
-        };
-        let fetcher = SourceFetcher::new(&trusting).expect("a good configuration");
-        assert_eq!(text_of(fetcher.fetch("/page", None).await).expect("trusted"), "over TLS");
-
-        let wary = SourceFetcherConfig { certificate_authorities: None, ..trusting };
-        let fetcher = SourceFetcher::new(&wary).expect("a good configuration");
-        let refused =
-            text_of(fetcher.fetch("/page", None).await).expect_err("nobody vouches for it");
-        assert!(matches!(refused, FetchError::Transport(_)), "{refused}");
-    }
-
-    /// METHOD M5: redirects are followed as far as configured and no further.
-    #[tokio::test]
-    async fn redirects_are_followed_by_configuration() {
-        let answers = BTreeMap::from([
-            ("/old", moved("/newer")),
-            ("/newer", moved("/new")),
-            ("/new", page("found")),
-        ]);
-        let address = web_server(answers, None).await;
-        let with = |redirects| {
-            let config = SourceFetcherConfig {
-                redirects,
-                allow_private_addresses: true,
-                ..config(&format!("http://{address}"))
-            };
-            SourceFetcher::new(&config).expect("a good configuration")
-        };
-        assert_eq!(text_of(with(2).fetch("/old", None).await).expect("two are allowed"), "found");
-        let refused = text_of(with(1).fetch("/old", None).await).expect_err("two are too many");
-        assert!(matches!(refused, FetchError::RedirectRefused(_)), "{refused}");
-        let refused = text_of(with(0).fetch("/old", None).await).expect_err("none is allowed");
-        assert!(matches!(refused, FetchError::Redirected(_)), "{refused}");
-    }
-
-    #[test]
-    fn paths_stay_under_the_origin() {
-        let fetcher = fetcher("https://web.example/site");
-        let located = |path: &str| fetcher.locate(path).map(|url| url.to_string()).ok();
-        assert_eq!(located("a/b.html").as_deref(), Some("https://web.example/site/a/b.html"));
-        assert_eq!(located("/a?x=1").as_deref(), Some("https://web.example/site/a?x=1"));
-        assert_eq!(located("a:b").as_deref(), Some("https://web.example/site/a:b"));
-        for hostile in [
-            "",
-            "../secret",
-            "a/../../secret",
-            "%2e%2e/secret",
-            "//evil.example/x",
-            "/%2e%2e/%2e%2e/x",
-            "a\\b",
-            "a\nb",
-            "a#b",
-        ] {
-            assert_eq!(located(hostile), None, "{hostile:?}");
-        }
-        assert_eq!(
-            located("https://evil.example/x").as_deref(),
-            Some("https://web.example/site/https://evil.example/x")
-        );
-    }
-
-    #[test]
-    fn origins_are_plain_web_addresses() {
-        for bad in ["file:///etc", "web.example", "ftp://web.example", "http://web.example/?a"] {
-            assert!(parse_origin(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn only_public_addresses_count_as_public() {
-        let public = |text: &str| is_public(text.parse().expect("an address"));
-        for good in ["93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"] {
-            assert!(public(good), "{good}");
-        }
-        for bad in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "198.18.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "::ffff:127.0.0.1",
-            "::ffff:169.254.169.254",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-            "2001:db8::1",
-            "2001::1",
-            "ff02::1",
-        ] {
-            assert!(!public(bad), "{bad}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_literal_private_address_is_refused_before_connecting() {
-        let refused = fetcher("http://127.0.0.1:1/").fetch("x", None).await;
-        assert!(matches!(refused, Err(FetchError::AddressRefused(_))), "{refused:?}");
-        let refused = fetcher("http://[::1]:1/").fetch("x", None).await;
-        assert!(matches!(refused, Err(FetchError::AddressRefused(_))), "{refused:?}");
-    }
-
-    #[tokio::test]
-    async fn a_name_that_leads_to_a_private_address_is_refused() {
-        let refused = fetcher("http://localhost:1/").fetch("x", None).await;
-        assert!(matches!(refused, Err(FetchError::AddressRefused(_))), "{refused:?}");
-    }
-}
+mod tests;

@@ -1,16 +1,20 @@
 //! What a node says of itself: by `GetStatus`, and in the gauges that Prometheus
 //! reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use interlock_core::admission::Admission;
-use interlock_core::identity::NamespaceNumber;
+use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber};
+use interlock_core::limits::{
+    MAX_STATUS_ALARMS, MAX_STATUS_LOGS, MAX_STATUS_QUEUES, MAX_VERIFIED_LOGS,
+};
 use interlock_core::topology::{Node, Topology};
 use interlock_rpc::convert::IntoWire as _;
 use interlock_rpc::v1;
 use interlock_telemetry::metrics::Registry;
+use thiserror::Error;
 
 use crate::context::NodeContext;
 use crate::durable_state::DurableLog;
@@ -26,27 +30,31 @@ pub async fn node_status(
 ) -> Result<v1::GetStatusResponse, QueueClosed> {
     let topology = context.topology.current();
     let space = context.space.state().space;
+    let mut alarms: Vec<v1::Alarm> = context
+        .alarms
+        .list()
+        .into_iter()
+        .map(|alarm| v1::Alarm {
+            name: alarm.kind.name().to_owned(),
+            detail: format!("{}: {}", alarm.subject, alarm.detail),
+            since: alarm.since.get(),
+        })
+        .collect();
+    let mut namespaces = namespaces(context, &topology, brief).await?;
     let mut peers = Vec::new();
     for (peer, view) in context.links.views() {
         peers.push(peer_status(context, &peer, view, brief).await);
     }
+    let left_out = bound(&mut namespaces, &mut peers, &mut alarms);
     Ok(v1::GetStatusResponse {
         member: Some(context.member().into_wire()),
         state: serving_state(context, &topology).into(),
         topology_version: Some(topology.version.into_wire()),
         control_plane_connected: context.control_plane_connected.load(Ordering::Relaxed),
-        namespaces: namespaces(context, &topology, brief).await?,
+        namespaces,
         peers,
-        alarms: context
-            .alarms
-            .list()
-            .into_iter()
-            .map(|alarm| v1::Alarm {
-                name: alarm.kind.name().to_owned(),
-                detail: format!("{}: {}", alarm.subject, alarm.detail),
-                since: alarm.since.get(),
-            })
-            .collect(),
+        alarms,
+        left_out,
         disk_free_bytes: space.free_bytes,
         disk_used_bytes: space.used_bytes,
         uptime_milliseconds: millis(context.clock.moment().since_start()),
@@ -56,24 +64,80 @@ pub async fn node_status(
     })
 }
 
+/// Leaves out what would make a status too large to be sent, and says what.
+fn bound(
+    namespaces: &mut [v1::NamespaceStatus],
+    peers: &mut [v1::PeerStatus],
+    alarms: &mut Vec<v1::Alarm>,
+) -> String {
+    let mut logs = LeftOut::beyond(MAX_STATUS_LOGS);
+    for namespace in namespaces {
+        // Tips say how far an origin is, whatever came before.
+        namespace.logs.sort_by_key(|log| !log.tip);
+        logs.shorten(&mut namespace.logs);
+    }
+    let mut queues = LeftOut::beyond(MAX_STATUS_QUEUES);
+    for peer in peers {
+        // The longest say most.
+        peer.queues.sort_by_key(|queue| std::cmp::Reverse(queue.queue_messages));
+        queues.shorten(&mut peer.queues);
+    }
+    let mut raised = LeftOut::beyond(MAX_STATUS_ALARMS);
+    raised.shorten(alarms);
+    [(logs, "logs"), (queues, "queues"), (raised, "alarms")]
+        .into_iter()
+        .filter(|(left_out, _)| left_out.count > 0)
+        .map(|(left_out, what)| format!("{} more {what}", left_out.count))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// How many of some kind an answer still has room for, and how many it had not.
+struct LeftOut {
+    room: usize,
+    count: usize,
+}
+
+impl LeftOut {
+    const fn beyond(room: usize) -> Self {
+        Self { room, count: 0 }
+    }
+
+    fn shorten<T>(&mut self, list: &mut Vec<T>) {
+        self.count += list.len().saturating_sub(self.room);
+        list.truncate(self.room);
+        self.room -= list.len();
+    }
+}
+
+/// Why a node's state cannot be verified.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    /// The node is ending.
+    #[error(transparent)]
+    Ending(#[from] QueueClosed),
+    /// The marks do not fit into one answer.
+    #[error("{0} logs are more than one answer holds: name a namespace")]
+    TooMany(usize),
+}
+
 /// Digests and marks of one namespace's durable state, or of all.
 pub async fn verify(
     context: &NodeContext,
     namespace: Option<NamespaceNumber>,
-) -> Result<v1::VerifyResponse, QueueClosed> {
+) -> Result<v1::VerifyResponse, VerifyError> {
     let wanted = |number: NamespaceNumber| namespace.is_none_or(|wanted| wanted == number);
+    let logs = context.durable.logs(|log| wanted(log.namespace));
+    if logs.len() > MAX_VERIFIED_LOGS {
+        return Err(VerifyError::TooMany(logs.len()));
+    }
     let numbers: Vec<NamespaceNumber> = held_namespaces(context, &context.topology.current())
         .into_iter()
         .filter(|number| wanted(*number))
         .collect();
     let tips = tips_digests(context, numbers).await?;
     Ok(v1::VerifyResponse {
-        logs: context
-            .durable
-            .logs(|log| wanted(log.namespace))
-            .into_iter()
-            .map(|log| (log.row.log, log.durable).into_wire())
-            .collect(),
+        logs: logs.into_iter().map(|log| (log.row.log, log.durable).into_wire()).collect(),
         namespaces: tips
             .into_iter()
             .map(|(number, tips)| v1::NamespaceDigest {
@@ -123,21 +187,35 @@ async fn namespaces(
     brief: bool,
 ) -> Result<Vec<v1::NamespaceStatus>, QueueClosed> {
     let numbers: Vec<NamespaceNumber> = held_namespaces(context, topology).into_iter().collect();
-    let tips = tips_digests(context, numbers).await?;
+    let tips = tips_digests(context, numbers.clone()).await?;
+    let appended = match brief {
+        true => None,
+        false => Some(context.writer.look(move |admission| appended(admission, &numbers)).await?),
+    };
     Ok(tips
         .into_iter()
-        .map(|(number, tips)| namespace_status(context, topology, number, &tips, brief))
+        .map(|(number, tips)| namespace_status(context, topology, number, &tips, appended.as_ref()))
         .collect())
 }
+
+/// How far the logs of these namespaces are appended, which is not durable yet.
+fn appended(admission: &Admission, numbers: &[NamespaceNumber]) -> Appended {
+    let logs = admission.logs().iter();
+    let wanted = logs.filter(|(log, _)| numbers.contains(&log.namespace));
+    wanted.map(|(log, held)| (*log, held.appended.m_id)).collect()
+}
+
+type Appended = BTreeMap<LogName, MessageNumber>;
 
 fn namespace_status(
     context: &NodeContext,
     topology: &Topology,
     number: NamespaceNumber,
     tips: &[u8; 16],
-    brief: bool,
+    appended: Option<&Appended>,
 ) -> v1::NamespaceStatus {
     let logs = context.durable.logs(|log| log.namespace == number);
+    let ends_in_tip = tips_of(&logs);
     let messages = logs
         .iter()
         .map(|log| log.durable.m_id.since(log.floor.max(log.row.first_m_id().previous())))
@@ -160,26 +238,49 @@ fn namespace_status(
         log_bytes: context.storage.log_bytes(number),
         tips_digest: hexadecimal(tips),
         state_digest: hexadecimal(&state_digest(context, number)),
-        logs: match brief {
-            true => Vec::new(),
-            false => logs.iter().map(|log| log_status(topology, log)).collect(),
-        },
+        logs: appended.map_or_else(Vec::new, |appended| {
+            let is_tip = |log: &DurableLog| ends_in_tip.contains(&log.row.log);
+            logs.iter().map(|log| log_status(topology, log, appended, is_tip(log))).collect()
+        }),
         undeliverable_messages: undeliverable,
     }
 }
 
-fn log_status(topology: &Topology, log: &DurableLog) -> v1::LogStatus {
+/// The logs from whose end no other goes on: one an origin, unless it has forked.
+fn tips_of(logs: &[DurableLog]) -> BTreeSet<LogName> {
+    let mut continued: BTreeMap<LogName, MessageNumber> = BTreeMap::new();
+    for child in logs {
+        for parent in &child.row.parents {
+            let through = continued.entry(child.row.log.path().log(parent.incarnation));
+            let through = through.or_insert(parent.m_id);
+            *through = (*through).max(parent.m_id);
+        }
+    }
+    let is_tip = |log: &&DurableLog| {
+        continued.get(&log.row.log).is_none_or(|through| *through < log.durable.m_id)
+    };
+    logs.iter().filter(is_tip).map(|log| log.row.log).collect()
+}
+
+fn log_status(
+    topology: &Topology,
+    log: &DurableLog,
+    appended: &Appended,
+    tip: bool,
+) -> v1::LogStatus {
     let name = log.row.log;
+    // What was appended since this node looked may be durable by now.
+    let appended = appended.get(&name).copied().unwrap_or_default().max(log.durable.m_id);
     v1::LogStatus {
         log: Some(name.into_wire()),
-        // What is appended and not durable is nobody's business yet.
-        appended: log.durable.m_id.get(),
+        appended: appended.get(),
         durable: log.durable.m_id.get(),
         durable_hash: bytes::Bytes::copy_from_slice(&log.durable.hash.to_bytes()),
         floor: log.floor.get(),
         origin_name: topology
             .node(name.origin)
             .map_or_else(|| name.origin.to_string(), |node| node.name.to_string()),
+        tip,
     }
 }
 
@@ -319,4 +420,96 @@ fn by_peer(
         lags.into_iter().map(|(peer, lag)| ([peer], value(&lag))).collect()
     })
     .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_bounded_and_says_what_it_leaves_out() {
+        let queue = |queue_messages| v1::QueueStatus { queue_messages, ..Default::default() };
+        let peer = |queues| v1::PeerStatus { queues, ..Default::default() };
+        let namespace = |logs| v1::NamespaceStatus {
+            logs: vec![v1::LogStatus::default(); logs],
+            ..Default::default()
+        };
+        let mut namespaces = [namespace(MAX_STATUS_LOGS - 1), namespace(3)];
+        let mut peers =
+            [peer(vec![queue(1); MAX_STATUS_QUEUES - 1]), peer(vec![queue(1), queue(9)])];
+        let mut alarms = vec![v1::Alarm::default(); 2];
+        let left_out = bound(&mut namespaces, &mut peers, &mut alarms);
+        assert_eq!(left_out, "2 more logs, 1 more queues");
+        assert_eq!((namespaces[0].logs.len(), namespaces[1].logs.len()), (MAX_STATUS_LOGS - 1, 1));
+        assert_eq!(peers[1].queues, [queue(9)], "the longest say most");
+        assert_eq!(alarms.len(), 2);
+        assert_eq!(bound(&mut [], &mut [], &mut alarms), "");
+    }
+
+    #[test]
+    fn a_log_says_what_is_appended_and_what_of_it_is_durable() {
+        use interlock_core::identity::{
+            ChainHash, Incarnation, Mark, NodeNumber, PathName, ShardNumber,
+        };
+        use interlock_core::replication::rows::Row;
+
+        let log = PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(1),
+        }
+        .log(Incarnation::new(1).expect("not zero"));
+        let held = DurableLog {
+            row: Row { log, parents: Vec::new() },
+            durable: Mark { m_id: MessageNumber::new(4), hash: ChainHash::EMPTY },
+            applied: MessageNumber::new(4),
+            floor: MessageNumber::ZERO,
+        };
+        let at = |m_id| {
+            let appended = BTreeMap::from([(log, MessageNumber::new(m_id))]);
+            let status = log_status(&Topology::default(), &held, &appended, true);
+            (status.appended, status.durable)
+        };
+        assert_eq!(at(7), (7, 4));
+        assert_eq!(at(3), (4, 4));
+    }
+
+    #[test]
+    fn only_the_end_of_a_branch_is_a_tip() {
+        use interlock_core::identity::{
+            ChainHash, Incarnation, Mark, NodeNumber, ParentPoint, PathName, ShardNumber,
+        };
+        use interlock_core::replication::rows::Row;
+
+        let path = PathName {
+            namespace: NamespaceNumber::new(1),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(1),
+        };
+        let opening = |number| Incarnation::new(number).expect("not zero");
+        let held = |incarnation, parent: Option<(u64, u64)>, durable| {
+            let parents = parent.map(|(parent, m_id)| ParentPoint {
+                incarnation: opening(parent),
+                m_id: MessageNumber::new(m_id),
+                hash: ChainHash::EMPTY,
+            });
+            DurableLog {
+                row: Row {
+                    log: path.log(opening(incarnation)),
+                    parents: parents.into_iter().collect(),
+                },
+                durable: Mark { m_id: MessageNumber::new(durable), hash: ChainHash::EMPTY },
+                applied: MessageNumber::new(durable),
+                floor: MessageNumber::ZERO,
+            }
+        };
+        let tips = |logs: &[DurableLog]| -> Vec<u64> {
+            tips_of(logs).into_iter().map(|log| log.incarnation.get()).collect()
+        };
+        let (first, restart) = (held(11, None, 4), held(12, Some((11, 4)), 9));
+        assert_eq!(tips(&[first.clone(), restart.clone()]), [12], "a restart has one tip");
+        let fork = held(13, Some((11, 2)), 7);
+        assert_eq!(tips(&[first.clone(), restart, fork.clone()]), [12, 13]);
+        assert_eq!(tips(&[first, fork]), [11, 13], "the older branch goes on beyond the fork");
+    }
 }

@@ -10,11 +10,12 @@ use interlock_core::projection::PublishersProjection;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::alarms::Alarms;
+use crate::channel_segments::ChannelSegments;
 use crate::directories::Directories;
 use crate::durable_state::DurableState;
 use crate::failure::FailureWatch;
 use crate::log_syncer::LogSyncer;
-use crate::log_writer::{DurableMarks, LogWriterParts, spawn_log_writer};
+use crate::log_writer::{LogWriterParts, NewlyDurable, spawn_log_writer};
 use crate::metrics::NodeMetrics;
 use crate::node_clock::NodeClock;
 use crate::projector::{ChannelNews, Projector, ProjectorWork};
@@ -37,6 +38,8 @@ pub struct ThreadParts<'a> {
     pub projector_queue: &'a Arc<WorkQueue<ProjectorWork>>,
     /// What readers see.
     pub directories: &'a Directories,
+    /// What readers of one channel see.
+    pub channel_segments: &'a ChannelSegments,
     /// What the projector keeps of publishers.
     pub publishers: PublishersProjection,
     /// Names, for spans and metrics.
@@ -67,11 +70,12 @@ impl Threads {
     /// Starts all of them.
     pub fn start(parts: ThreadParts<'_>) -> io::Result<Self> {
         let syncer_queue = Arc::new(WorkQueue::new());
-        let durable_marks = Arc::new(DurableMarks::default());
+        let newly_durable = Arc::new(NewlyDurable::default());
         let projector = Projector {
             queue: Arc::clone(parts.projector_queue),
             storage: Arc::clone(parts.storage),
             directories: parts.directories.clone(),
+            channel_segments: parts.channel_segments.clone(),
             publishers: parts.publishers,
             durable: Arc::clone(parts.durable),
             me: parts.me,
@@ -86,7 +90,7 @@ impl Threads {
             queue: Arc::clone(&syncer_queue),
             storage: Arc::clone(parts.storage),
             durable: Arc::clone(parts.durable),
-            durable_marks: Arc::clone(&durable_marks),
+            newly_durable: Arc::clone(&newly_durable),
             writer: parts.writer.clone(),
             projector: Arc::clone(parts.projector_queue),
             metrics: parts.metrics.clone(),
@@ -97,7 +101,7 @@ impl Threads {
             admission: parts.admission,
             storage: Arc::clone(parts.storage),
             syncer: syncer_queue,
-            durable_marks,
+            newly_durable,
             projector: Arc::clone(parts.projector_queue),
             backfilled: parts.backfilled,
             clock: parts.clock,

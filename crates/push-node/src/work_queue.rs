@@ -2,7 +2,7 @@
 //! per batch. Whoever pushes bounds what is in it.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -87,6 +87,28 @@ impl<T> WorkQueue<T> {
     }
 }
 
+/// Closes a queue at the end of the thread that fills it, also when that panics:
+/// the thread behind it would wait for ever.
+#[derive(Debug)]
+pub struct CloseOnDrop<T>(pub Arc<WorkQueue<T>>);
+
+impl<T> Drop for CloseOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Aborts a queue at the end of the thread that takes from it, also when that
+/// panics: whoever waits for an answer learns that there is none.
+#[derive(Debug)]
+pub struct AbortOnDrop<T>(pub Arc<WorkQueue<T>>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl<T> Default for WorkQueue<T> {
     fn default() -> Self {
         Self::new()
@@ -95,8 +117,6 @@ impl<T> Default for WorkQueue<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]

@@ -3,13 +3,16 @@
 //! It is bounded by bytes; whoever asks waits for room.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use interlock_core::admission::{
     Admission, ChannelEdit, ClosedReason, EditRefusal, NewPublication, PublishRefusal,
     ResumeSession, SessionOpened, SessionRefusal,
 };
 use interlock_core::directory::Definition;
-use interlock_core::identity::{LogName, Mark, MessageName, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{
+    LogName, Mark, MessageName, NamespaceNumber, NodeNumber, ParentPoint,
+};
 use interlock_core::replication::frames::{BaseEntries, Frame, Hole, LogOffer};
 use interlock_core::replication::peer_receiver::SubmissionOutcome;
 use interlock_core::replication::rows::Row;
@@ -22,6 +25,11 @@ use crate::work_queue::{QueueClosed, WorkQueue};
 const COMMAND_OVERHEAD_BYTES: usize = 256;
 /// What a publication or message costs beside its bytes.
 const MESSAGE_OVERHEAD_BYTES: usize = 192;
+
+/// A log's name and mark.
+const MARK_BYTES: usize = size_of::<(LogName, Mark)>();
+/// An offer of a log, which usually has one parent.
+const OFFER_BYTES: usize = size_of::<LogOffer>() + size_of::<ParentPoint>();
 
 /// Publications with names that follow one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +60,8 @@ pub struct PublishAnswer {
     pub ranges: Vec<PublishedRange>,
     /// Why the rest is not stored.
     pub refusal: Option<PublishRefusal>,
+    /// What the messages are stamped with: its members are those that ALL means.
+    pub topology: Arc<Topology>,
 }
 
 impl PublishAnswer {
@@ -76,6 +86,26 @@ fn follows(range: &PublishedRange, name: Option<MessageName>) -> bool {
     }
 }
 
+/// What the frames of one stream share, so that behind a refused one nothing is
+/// stored: those behind it are queued already when it is refused.
+#[derive(Clone, Debug, Default)]
+pub struct FrameOrder {
+    /// Only the log writer reads and writes it.
+    refused: Arc<AtomicBool>,
+}
+
+impl FrameOrder {
+    /// A frame was refused: those behind it are dropped, without an answer.
+    pub fn refuse_rest(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a frame before this one was refused.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
 /// The answer to an edit that was admitted.
 #[derive(Debug)]
 pub struct EditAnswer {
@@ -83,6 +113,8 @@ pub struct EditAnswer {
     pub name: MessageName,
     /// The definition with it.
     pub definition: Definition,
+    /// What the operation is stamped with.
+    pub topology: Arc<Topology>,
 }
 
 /// What became of a submitted frame or hole.
@@ -108,7 +140,7 @@ pub enum BackfillNews {
 /// One thing for the log writer to do.
 pub enum WriterCommand {
     /// Publish, in order, up to the first that is refused.
-    Publish(Vec<NewPublication>, oneshot::Sender<PublishAnswer>),
+    Publish(Vec<NewPublication>, FrameOrder, oneshot::Sender<PublishAnswer>),
     /// Open or resume a publisher session, with random bits for a new one.
     OpenSession(
         NamespaceNumber,
@@ -147,7 +179,7 @@ pub enum WriterCommand {
 impl WriterCommand {
     fn cost(&self) -> usize {
         let carried = match self {
-            Self::Publish(publications, _) => publications
+            Self::Publish(publications, ..) => publications
                 .iter()
                 .map(|it| it.payload.len() + it.key.len() + MESSAGE_OVERHEAD_BYTES)
                 .sum(),
@@ -156,6 +188,8 @@ impl WriterCommand {
                 frame.sends.iter().map(|send| send.len() + MESSAGE_OVERHEAD_BYTES).sum()
             }
             Self::MergeBase(_, base) => base.directory.iter().map(bytes::Bytes::len).sum(),
+            Self::Examine(_, marks) => marks.len() * MARK_BYTES,
+            Self::Backfill(_, BackfillNews::Offered(_, offers)) => offers.len() * OFFER_BYTES,
             _ => 0,
         };
         COMMAND_OVERHEAD_BYTES + carried
@@ -197,7 +231,8 @@ impl LogWriter {
         Arc::clone(&self.queue)
     }
 
-    /// Asks for something that carries messages: waits for room first.
+    /// Asks for something that carries messages, or as much as a peer says: waits
+    /// for room first.
     pub async fn submit(&self, command: WriterCommand) -> Result<(), QueueClosed> {
         let cost = command.cost();
         let units = u32::try_from(cost).unwrap_or(u32::MAX).min(self.capacity);
@@ -206,7 +241,9 @@ impl LogWriter {
         self.queue.push(QueuedCommand { command, cost, permit })
     }
 
-    /// Tells something that carries no messages: never waits.
+    /// Tells something that carries no messages: never waits. Nobody outside the
+    /// node decides how often: it is once for a topology, a namespace's change, a
+    /// stream's beginning and end, a sync, or a call that waits for the answer.
     pub fn tell(&self, command: WriterCommand) -> Result<(), QueueClosed> {
         let cost = COMMAND_OVERHEAD_BYTES;
         self.queue.push(QueuedCommand { command, cost, permit: None })
@@ -218,8 +255,17 @@ impl LogWriter {
         &self,
         publications: Vec<NewPublication>,
     ) -> Result<oneshot::Receiver<PublishAnswer>, QueueClosed> {
+        self.publish_in_order(publications, &FrameOrder::default()).await
+    }
+
+    /// Publishes a frame of a stream, unless one before it is refused.
+    pub async fn publish_in_order(
+        &self,
+        publications: Vec<NewPublication>,
+        order: &FrameOrder,
+    ) -> Result<oneshot::Receiver<PublishAnswer>, QueueClosed> {
         let (sender, receiver) = oneshot::channel();
-        self.submit(WriterCommand::Publish(publications, sender)).await?;
+        self.submit(WriterCommand::Publish(publications, order.clone(), sender)).await?;
         Ok(receiver)
     }
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use interlock_core::limits::{BULK_WINDOW_BYTES, CALL_WINDOW_BYTES};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::tls::{TlsClientConfig, TlsError};
@@ -14,10 +15,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// After which an unanswered ping ends the connection.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What other clients get by default, and enough for single calls.
-const CALL_WINDOW_BYTES: u32 = 1024 * 1024;
-/// 8 MiB keep a 100 ms link of 640 Mbit/s busy.
-const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 /// How to reach a service.
 #[derive(Clone, Debug)]
@@ -75,8 +72,8 @@ impl EndpointConfig {
     /// long link full.
     pub fn bulk(address: impl Into<String>) -> Self {
         Self {
-            stream_window_bytes: STREAM_WINDOW_BYTES,
-            connection_window_bytes: 2 * STREAM_WINDOW_BYTES,
+            stream_window_bytes: BULK_WINDOW_BYTES,
+            connection_window_bytes: 2 * BULK_WINDOW_BYTES,
             ..Self::new(address)
         }
     }

@@ -8,6 +8,8 @@ pub mod channel;
 pub mod configuration;
 pub mod convert;
 pub mod health;
+#[cfg(feature = "process")]
+pub mod process;
 pub mod server;
 pub mod services;
 pub mod status;

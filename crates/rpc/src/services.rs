@@ -1,13 +1,10 @@
 //! Servers and clients of `interlock.v1` with the message sizes that the mesh
 //! works with.
 
+use interlock_core::limits::MAX_RECEIVED_MESSAGE_BYTES;
 use tonic::transport::Channel;
 
 use crate::v1;
-
-/// The largest gRPC message that is read or written. A frame aims at 1 MiB, and
-/// one message with a full payload may exceed that; the rest is room to raise it.
-pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
 macro_rules! services {
     ($($(#[$meta:meta])* $module:ident {
@@ -16,7 +13,7 @@ macro_rules! services {
         $(
             $(#[$meta])*
             pub mod $module {
-                use super::{Channel, MAX_MESSAGE_BYTES, v1};
+                use super::{Channel, MAX_RECEIVED_MESSAGE_BYTES, v1};
 
                 pub use v1::$client_module::$client as Client;
                 pub use v1::$server_module::{$server as Server, $trait as Service};
@@ -24,15 +21,15 @@ macro_rules! services {
                 /// Serves `service`.
                 pub fn server<S: Service>(service: S) -> Server<S> {
                     Server::new(service)
-                        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+                        .max_decoding_message_size(MAX_RECEIVED_MESSAGE_BYTES)
+                        .max_encoding_message_size(MAX_RECEIVED_MESSAGE_BYTES)
                 }
 
                 /// Calls through `channel`.
                 pub fn client(channel: Channel) -> Client<Channel> {
                     Client::new(channel)
-                        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+                        .max_decoding_message_size(MAX_RECEIVED_MESSAGE_BYTES)
+                        .max_encoding_message_size(MAX_RECEIVED_MESSAGE_BYTES)
                 }
             }
         )+

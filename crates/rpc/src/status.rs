@@ -101,8 +101,9 @@ reasons! {
     NodeRemoved => "NODE_REMOVED", FailedPrecondition;
     /// The topology would break a rule with this edit.
     TopologyInvalid => "TOPOLOGY_INVALID", FailedPrecondition;
-    /// The control-plane's topology is older than one that a node holds: its data
-    /// was lost or restored from an old copy.
+    /// The control-plane's topology is older than one that a node holds, or may be,
+    /// because nodes were not heard since its start: data that was lost or restored
+    /// from an old copy must not lead to numbers given out twice.
     TopologyBehind => "TOPOLOGY_BEHIND", FailedPrecondition;
     /// The caller and this build have no protocol version in common.
     ProtocolMismatch => "PROTOCOL_MISMATCH", FailedPrecondition;

@@ -80,9 +80,17 @@ pub fn set_parent(span: &Span, context: &TraceContext) {
     let _ = span.set_parent(remote(span_context(context)));
 }
 
-/// Links `span`, which is about several messages, to one of them.
-pub fn add_link(span: &Span, context: &TraceContext) {
-    span.add_link(span_context(context));
+/// Tells one step of a message's way in the trace that the message carries, where
+/// that is sampled: `span` is made only then.
+pub fn tell_step(
+    carried: Option<&TraceContext>,
+    step: &'static str,
+    span: impl FnOnce() -> Option<Span>,
+) {
+    let Some(context) = carried.filter(|context| is_sampled(context)) else { return };
+    let Some(span) = span() else { return };
+    set_parent(&span, context);
+    span.in_scope(|| tracing::debug!(target: "interlock_telemetry::messages", step, "message"));
 }
 
 /// Puts the current span's context into the headers of a call.
@@ -206,6 +214,22 @@ mod tests {
         }
         let later = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more";
         assert!(parse_traceparent(later).is_some());
+    }
+
+    #[test]
+    fn a_step_is_told_of_sampled_messages_only() {
+        let told = |context: Option<TraceContext>| {
+            let mut asked = false;
+            tell_step(context.as_ref(), "delivered", || {
+                asked = true;
+                None
+            });
+            asked
+        };
+        let sampled = parse_traceparent(EXAMPLE).expect("the specification's own example");
+        assert!(told(Some(sampled)));
+        assert!(!told(Some(TraceContext { flags: 0, ..sampled })));
+        assert!(!told(None));
     }
 
     #[test]

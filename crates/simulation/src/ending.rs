@@ -9,7 +9,7 @@ use interlock_storage::{LogStorage, StorageError};
 
 use crate::event::Event;
 use crate::history::{FinalChannel, FinalLog, FinalNamespace, FinalNode, Outcome, Record};
-use crate::machine::Machine;
+use crate::machine::{Machine, MachineName};
 use crate::node::Process;
 use crate::world::{Phase, World};
 
@@ -52,10 +52,22 @@ impl World {
 
     /// What keeps the world from being well, if anything does.
     fn trouble(&self) -> Option<String> {
-        for (node, machine) in &self.machines {
+        if let Some(machine) = self.machines.values().find(|machine| machine.is_superseded) {
+            let name = machine.name;
+            let what = self.what_keeps(name).unwrap_or_else(|| "is about to go".to_owned());
+            return Some(format!("node {name} stays: it {what}"));
+        }
+        for (name, machine) in &self.machines {
+            let node = name.node;
             let Some(process) = &machine.process else {
-                return Some(format!("node {node} is down"));
+                return Some(format!("node {name} is down"));
             };
+            if self.machines_of(node).nth(1).is_some() {
+                return Some(format!("node {node} has two processes"));
+            }
+            if let Some(peer) = self.unheard_peer(*name) {
+                return Some(format!("node {node} has not heard from node {peer}"));
+            }
             if let Some(trouble) = self.trouble_at(machine, process) {
                 return Some(format!("node {node}: {trouble}"));
             }
@@ -141,7 +153,7 @@ impl World {
 
     fn collect_final_state(&mut self) {
         let topology = std::sync::Arc::clone(self.topology());
-        for (node, machine) in &self.machines {
+        for (MachineName { node, .. }, machine) in &self.machines {
             let Some(process) = &machine.process else { continue };
             match final_node(process, &topology.namespaces_of(*node)) {
                 Ok(state) => _ = self.final_state.nodes.insert(*node, state),

@@ -4,33 +4,34 @@ use std::fmt;
 use std::sync::Arc;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{NamespaceNumber, NodeNumber};
+use interlock_core::identity::{FencingToken, NamespaceNumber, NodeNumber};
 use interlock_core::topology::Topology;
 
 use crate::faults::FaultKind;
 use crate::history::ClientNumber;
-use crate::network::{Delivery, Endpoint, ProcessNumber, StreamNumber};
+use crate::machine::MachineName;
+use crate::network::{Delivery, Endpoint, StreamNumber};
 use crate::requests::{Reply, Request, RequestName};
 
 /// One event.
 #[derive(Debug)]
 pub enum Event {
     /// A node's process starts, if it is not there.
-    Start(NodeNumber),
+    Start(MachineName),
     /// A stream reaches its callee.
     Accepted(StreamNumber),
     /// A stream is open at its caller.
     Opened(StreamNumber, Endpoint, NodeNumber),
     /// A peer could not be reached.
-    ConnectFailed(NodeNumber, ProcessNumber, NodeNumber),
+    ConnectFailed(Endpoint, NodeNumber),
     /// Something arrives on a stream.
     Deliver(Delivery),
     /// The writer's thread runs.
-    WriterRuns(NodeNumber, ProcessNumber),
+    WriterRuns(Endpoint),
     /// A sync is done.
-    SyncEnds(NodeNumber, ProcessNumber),
+    SyncEnds(Endpoint),
     /// A process has waited long enough.
-    Timer(NodeNumber, Moment),
+    Timer(MachineName, Moment),
     /// A request reaches a node.
     RequestArrives(NodeNumber, Box<Request>),
     /// A request reaches a node when its client has given it up.
@@ -42,11 +43,16 @@ pub enum Event {
     /// A client does what it likes.
     ClientWakes(ClientNumber, Moment),
     /// A founder tells the control-plane what it has opened.
-    RecordOpened(NodeNumber, Vec<NamespaceNumber>),
+    RecordOpened(MachineName, FencingToken, Vec<NamespaceNumber>),
     /// The control-plane tells a node the newest topology.
-    TopologyTold(NodeNumber, Arc<Topology>),
+    TopologyTold(MachineName, Arc<Topology>),
+    /// A process that was started without the control-plane registers.
+    Registers(Endpoint),
+    /// Somebody looks whether a process that another took the name of has
+    /// driven out what it has.
+    SupersededLooked(Endpoint),
     /// Somebody copies a node's disk.
-    DiskCopied(NodeNumber),
+    DiskCopied(MachineName),
     /// Something goes wrong.
     Fault(FaultKind),
     /// Two nodes are cut off from each other once more, and then some times.
@@ -71,9 +77,9 @@ pub enum FaultEnd {
     /// Frames between two nodes take as long as they should.
     Undelayed(NodeNumber, NodeNumber),
     /// A node's syncs take as long as they should.
-    SyncRestored(NodeNumber),
+    SyncRestored(MachineName),
     /// A node hears from the control-plane.
-    ControlPlaneBack(NodeNumber),
+    ControlPlaneBack(MachineName),
 }
 
 impl fmt::Display for Event {
@@ -82,19 +88,31 @@ impl fmt::Display for Event {
             Self::Start(node) => write!(f, "n{node} starts"),
             Self::Accepted(stream) => write!(f, "{stream} accepted"),
             Self::Opened(stream, ..) => write!(f, "{stream} opened"),
-            Self::ConnectFailed(node, process, peer) => {
-                write!(f, "n{node} {process} does not reach n{peer}")
+            Self::ConnectFailed(Endpoint { machine, process }, peer) => {
+                write!(f, "n{machine} {process} does not reach n{peer}")
             }
             Self::Deliver(delivery) => write!(f, "{} {:?}", delivery.stream, delivery.direction),
-            Self::WriterRuns(node, process) => write!(f, "n{node} {process} writes"),
-            Self::SyncEnds(node, process) => write!(f, "n{node} {process} has synced"),
+            Self::WriterRuns(Endpoint { machine, process }) => {
+                write!(f, "n{machine} {process} writes")
+            }
+            Self::SyncEnds(Endpoint { machine, process }) => {
+                write!(f, "n{machine} {process} has synced")
+            }
             Self::Timer(node, _) => write!(f, "n{node} timer"),
             Self::RequestArrives(node, request) => write!(f, "n{node} <- {request}"),
             Self::StrayArrives(node, request) => write!(f, "n{node} <- late {request}"),
             Self::ReplyArrives(reply) => write!(f, "-> {reply}"),
             Self::RequestTimesOut(name) => write!(f, "{name} times out"),
             Self::ClientWakes(client, _) => write!(f, "{client} wakes"),
-            Self::RecordOpened(node, namespaces) => write!(f, "n{node} has opened {namespaces:?}"),
+            Self::RecordOpened(node, _, namespaces) => {
+                write!(f, "n{node} has opened {namespaces:?}")
+            }
+            Self::Registers(Endpoint { machine, process }) => {
+                write!(f, "n{machine} {process} registers")
+            }
+            Self::SupersededLooked(Endpoint { machine, process }) => {
+                write!(f, "n{machine} {process} is to go")
+            }
             Self::TopologyTold(node, topology) => {
                 write!(f, "n{node} is told topology {}", topology.version)
             }

@@ -1,10 +1,10 @@
 //! How each kind of fault is done to the world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::NodeNumber;
+use interlock_core::identity::{NamespaceNumber, NodeNumber};
 use interlock_core::names::{GroupName, NamespaceName};
 use interlock_core::topology::edit;
 use interlock_storage::Loss;
@@ -12,8 +12,8 @@ use interlock_storage::Loss;
 use crate::event::{Event, FaultEnd};
 use crate::faults::FaultKind;
 use crate::history::{Record, Replacement};
-use crate::machine::SavedCopy;
-use crate::network::Cargo;
+use crate::machine::{Machine, MachineName, SavedCopy};
+use crate::network::{Cargo, Delivery};
 use crate::world::{Phase, World};
 
 const fn milliseconds(count: u64) -> Duration {
@@ -47,7 +47,7 @@ impl World {
             FaultKind::Partition => self.partition(),
             FaultKind::Flapping => self.flap(),
             FaultKind::Crash => {
-                let node = self.any_node();
+                let node = self.any_machine();
                 if self.random.chance(70) {
                     self.lay_ambush(node)
                 } else {
@@ -55,7 +55,7 @@ impl World {
                 }
             }
             FaultKind::PowerCut if self.random.chance(50) => {
-                let node = self.any_node();
+                let node = self.any_machine();
                 self.machine(node).cuts_power = true;
                 self.lay_ambush(node)
             }
@@ -64,7 +64,7 @@ impl World {
             FaultKind::WipedDisk => self.wipe_disk(),
             FaultKind::ClockJump => self.jump_clock(),
             FaultKind::SlowSync => {
-                let node = self.any_node();
+                let node = self.any_machine();
                 let factor = self.random.between(5, 40) as u32;
                 self.machine(node).sync_factor = factor;
                 let time = self.random.duration(milliseconds(500), milliseconds(8_000));
@@ -73,8 +73,9 @@ impl World {
             }
             FaultKind::DiskError => self.fail_disk(),
             FaultKind::NamespaceGrowth => self.grow_namespace(),
+            FaultKind::SecondProcess => self.start_second_process(),
             FaultKind::ControlPlaneLost => {
-                let node = self.any_node();
+                let node = self.any_machine();
                 self.machine(node).hears_control_plane = false;
                 let time = self.random.duration(milliseconds(1_000), milliseconds(15_000));
                 self.after(time, Event::FaultEnds(FaultEnd::ControlPlaneBack(node)));
@@ -83,13 +84,17 @@ impl World {
         }
     }
 
-    fn any_node(&mut self) -> NodeNumber {
+    pub(crate) fn any_machine(&mut self) -> MachineName {
         let index = self.random.index(self.machines.len());
         *self.machines.keys().nth(index).expect("below the length")
     }
 
+    fn nodes(&self) -> Vec<NodeNumber> {
+        self.scenario.topology.nodes.iter().map(|node| node.number).collect()
+    }
+
     fn two_nodes(&mut self) -> (NodeNumber, NodeNumber) {
-        let mut nodes: Vec<NodeNumber> = self.machines.keys().copied().collect();
+        let mut nodes = self.nodes();
         self.random.shuffle(&mut nodes);
         (nodes[0], nodes[1])
     }
@@ -130,7 +135,7 @@ impl World {
 
     /// Cuts any part of the nodes off from the others.
     fn partition(&mut self) -> bool {
-        let mut nodes: Vec<NodeNumber> = self.machines.keys().copied().collect();
+        let mut nodes = self.nodes();
         self.random.shuffle(&mut nodes);
         let part = self.random.between(1, nodes.len() as u64 - 1) as usize;
         let (one, other) = nodes.split_at(part);
@@ -160,9 +165,9 @@ impl World {
     }
 
     /// The process dies now, if there is one.
-    pub(crate) fn crash(&mut self, node: NodeNumber, loss: Option<Loss>) -> bool {
+    pub(crate) fn crash(&mut self, node: MachineName, loss: Option<Loss>) -> bool {
         let Self { random, machines, .. } = self;
-        let machine = machines.get_mut(&node).expect("every node has a machine");
+        let machine = machines.get_mut(&node).expect("the machine is there");
         if machine.process.is_none() {
             return false;
         }
@@ -184,7 +189,7 @@ impl World {
         true
     }
 
-    fn crash_and_restart(&mut self, node: NodeNumber, loss: Option<Loss>) -> bool {
+    fn crash_and_restart(&mut self, node: MachineName, loss: Option<Loss>) -> bool {
         let is_done = self.crash(node, loss);
         if is_done {
             let longest = if self.random.chance(30) { 9_000 } else { 800 };
@@ -195,10 +200,9 @@ impl World {
     }
 
     fn cut_power(&mut self) -> bool {
-        let nodes: Vec<NodeNumber> = self.machines.keys().copied().collect();
         let all_at_once = self.random.chance(50).then_some(Loss::Unsynced);
         let mut is_done = false;
-        for node in nodes {
+        for node in self.machine_names() {
             is_done |= self.crash_and_restart(node, all_at_once);
         }
         is_done
@@ -206,7 +210,7 @@ impl World {
 
     /// The process dies in the middle of something: as soon as some writes are
     /// not synced.
-    fn lay_ambush(&mut self, node: NodeNumber) -> bool {
+    fn lay_ambush(&mut self, node: MachineName) -> bool {
         let writes = self.random.between(1, 8) as usize;
         let machine = self.machine(node);
         machine.ambush = Some(writes);
@@ -215,7 +219,7 @@ impl World {
         machine.process.is_some()
     }
 
-    pub(crate) fn spring_ambush(&mut self, node: NodeNumber) {
+    pub(crate) fn spring_ambush(&mut self, node: MachineName) {
         let is_fault_time = self.phase == Phase::Faults;
         let machine = self.machine(node);
         let is_due = machine.ambush.is_some_and(|writes| machine.disk.unsynced_writes() >= writes);
@@ -231,31 +235,31 @@ impl World {
 
     /// Whether each namespace of a node has another member that is ready, if its
     /// disk says no more than this.
-    fn can_be_without(
+    pub(crate) fn can_be_without(
         &mut self,
         node: NodeNumber,
-        recorded: &std::collections::BTreeSet<interlock_core::identity::NamespaceNumber>,
+        recorded: &BTreeSet<NamespaceNumber>,
     ) -> bool {
-        self.machines.values_mut().for_each(crate::machine::Machine::note_readiness);
+        self.machines.values_mut().for_each(Machine::note_readiness);
         let topology = self.topology();
         topology.namespaces_of(node).into_iter().all(|namespace| {
             recorded.contains(&namespace)
                 || topology.members(namespace).iter().any(|member| {
-                    member.number != node
-                        && self.machines[&member.number].recorded.contains(&namespace)
+                    let mut machines = self.machines_of(member.number);
+                    member.number != node && machines.any(|it| it.recorded.contains(&namespace))
                 })
         })
     }
 
     fn restore_copy(&mut self) -> bool {
-        let node = self.any_node();
+        let node = self.any_machine();
         let copies = self.machine(node).copies.len();
         if copies == 0 {
             return false;
         }
         let index = self.random.index(copies);
         let recorded = self.machine(node).copies[index].recorded.clone();
-        if !self.can_be_without(node, &recorded) {
+        if !self.can_be_without(node.node, &recorded) {
             return false;
         }
         self.crash(node, None);
@@ -266,14 +270,18 @@ impl World {
         machine.recorded = recorded.clone();
         machine.disk_may_fail = false;
         let logs = logs.clone();
-        self.history.records.push(Record::Replaced { node, by: Replacement::Restored, logs });
+        self.history.records.push(Record::Replaced {
+            machine: node,
+            by: Replacement::Restored,
+            logs,
+        });
         self.after_replacement(node);
         true
     }
 
     fn wipe_disk(&mut self) -> bool {
-        let node = self.any_node();
-        if !self.can_be_without(node, &std::collections::BTreeSet::new()) {
+        let node = self.any_machine();
+        if !self.can_be_without(node.node, &BTreeSet::new()) {
             return false;
         }
         self.crash(node, None);
@@ -283,19 +291,18 @@ impl World {
         machine.recorded.clear();
         machine.disk_may_fail = false;
         let (by, logs) = (Replacement::Wiped, BTreeMap::new());
-        self.history.records.push(Record::Replaced { node, by, logs });
+        self.history.records.push(Record::Replaced { machine: node, by, logs });
         self.after_replacement(node);
         true
     }
 
     /// The node comes back, with all its peers reachable, some, or none.
-    fn after_replacement(&mut self, node: NodeNumber) {
-        self.note(format_args!("n{node} has another disk"));
+    fn after_replacement(&mut self, name: MachineName) {
+        let node = name.node;
+        self.note(format_args!("n{name} has another disk"));
         let unreachable = [0, 50, 100][self.random.index(3)];
-        let peers: Vec<NodeNumber> =
-            self.machines.keys().copied().filter(|peer| *peer != node).collect();
         let mut directions = Vec::new();
-        for peer in peers {
+        for peer in self.nodes().into_iter().filter(|peer| *peer != node) {
             if self.random.chance(unreachable) {
                 directions.extend([(node, peer), (peer, node)]);
             }
@@ -303,12 +310,12 @@ impl World {
         let time = self.random.duration(milliseconds(500), milliseconds(8_000));
         self.block(directions, time);
         let down = self.random.duration(milliseconds(20), milliseconds(2_000));
-        self.after(down, Event::Start(node));
+        self.after(down, Event::Start(name));
     }
 
     fn jump_clock(&mut self) -> bool {
         const HOUR: i64 = 3_600_000;
-        let node = self.any_node();
+        let node = self.any_machine();
         let (now, choice) = (self.now, self.random.below(5));
         let near = self.random.below(180_000) as i64;
         let machine = self.machine(node);
@@ -323,7 +330,7 @@ impl World {
     }
 
     fn fail_disk(&mut self) -> bool {
-        let node = self.any_node();
+        let node = self.any_machine();
         let at_sync = self.random.chance(50);
         let machine = self.machine(node);
         if machine.process.is_none() || machine.disk_may_fail {
@@ -361,12 +368,11 @@ impl World {
         self.extra_delays.clear();
         let due = self.network.unblock_all();
         self.deliver_late(due);
-        let nodes: Vec<NodeNumber> = self.machines.keys().copied().collect();
-        for node in nodes {
+        for node in self.machine_names() {
             let machine = self.machine(node);
             machine.sync_factor = 1;
             machine.clock_offset_milliseconds = 0;
-            machine.hears_control_plane = true;
+            self.control_plane_back(node);
             let after = self.random.duration(milliseconds(1), milliseconds(500));
             self.after(after, Event::Start(node));
         }
@@ -376,5 +382,34 @@ impl World {
 
     pub(crate) fn healed_at(&self) -> Moment {
         self.scenario.heal_at()
+    }
+
+    pub(crate) fn end_fault(&mut self, end: FaultEnd) {
+        match end {
+            FaultEnd::Unblocked(directions) => {
+                for (from, to) in directions {
+                    let due = self.network.unblock(from, to);
+                    self.deliver_late(due);
+                }
+            }
+            FaultEnd::Undelayed(one, other) => {
+                self.extra_delays.remove(&(one, other));
+                self.extra_delays.remove(&(other, one));
+            }
+            FaultEnd::SyncRestored(name) => {
+                if let Some(machine) = self.machines.get_mut(&name) {
+                    machine.sync_factor = 1;
+                }
+            }
+            FaultEnd::ControlPlaneBack(name) => self.control_plane_back(name),
+        }
+    }
+
+    pub(crate) fn deliver_late(&mut self, due: Vec<Delivery>) {
+        for delivery in due {
+            // The other end's retransmissions find the way open after a while.
+            let delay = self.within((Duration::from_millis(5), Duration::from_millis(200)));
+            self.after(delay, Event::Deliver(delivery));
+        }
     }
 }

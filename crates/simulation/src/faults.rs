@@ -31,13 +31,16 @@ pub enum FaultKind {
     DiskError,
     /// A namespace is placed on more regions.
     NamespaceGrowth,
+    /// A second process is started under a node's name, on a copy of its disk or
+    /// on an empty one, known to the control-plane or not.
+    SecondProcess,
     /// A node does not hear of newer topologies from the control-plane.
     ControlPlaneLost,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::StreamBreak,
         Self::Delay,
         Self::OneWayPartition,
@@ -51,6 +54,7 @@ impl FaultKind {
         Self::SlowSync,
         Self::DiskError,
         Self::NamespaceGrowth,
+        Self::SecondProcess,
         Self::ControlPlaneLost,
     ];
 
@@ -62,6 +66,7 @@ impl FaultKind {
             Self::Delay | Self::Flapping | Self::ClockJump | Self::SlowSync => 40,
             Self::RestoredCopy | Self::WipedDisk | Self::PowerCut => 30,
             Self::DiskError | Self::NamespaceGrowth | Self::ControlPlaneLost => 30,
+            Self::SecondProcess => 25,
         }
     }
 
@@ -81,6 +86,7 @@ impl FaultKind {
             Self::SlowSync => "slow sync",
             Self::DiskError => "disk error",
             Self::NamespaceGrowth => "namespace growth",
+            Self::SecondProcess => "second process",
             Self::ControlPlaneLost => "control-plane lost",
         }
     }

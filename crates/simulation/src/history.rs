@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use interlock_core::identity::{
-    ChainHash, Epoch, Incarnation, LogName, Mark, MessageName, MessageNumber, NamespaceNumber,
-    NodeNumber, PublisherSequence, SessionId,
+    ChainHash, Epoch, FencingToken, Incarnation, LogName, Mark, MessageName, MessageNumber,
+    NamespaceNumber, NodeNumber, PublisherSequence, SessionId,
 };
 use interlock_core::names::ChannelName;
 use interlock_core::replication::rows::Row;
 use interlock_core::topology::Topology;
 
+use crate::machine::MachineName;
 use crate::network::ProcessNumber;
 
 /// Names a client of the workload.
@@ -113,19 +114,21 @@ pub enum Replacement {
 pub enum Record {
     /// A process opened the disk and found this.
     Opened {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// The run.
         process: ProcessNumber,
         /// Its incarnation.
         incarnation: Incarnation,
+        /// The token that it registered with, 0 if it did not.
+        token: FencingToken,
         /// What the opening walk left, all of it durable.
         logs: Vec<(LogName, Mark)>,
     },
     /// A message was appended.
     Appended {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// The message.
         name: MessageName,
         /// The chain hash after it.
@@ -135,8 +138,8 @@ pub enum Record {
     },
     /// A log became durable up to a mark, as the node says.
     Durable {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// The log.
         log: LogName,
         /// The mark.
@@ -144,15 +147,15 @@ pub enum Record {
     },
     /// The projections took a message in.
     Applied {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// The message.
         name: MessageName,
     },
     /// The durable directory shows a channel like this from now on.
     Shown {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// The namespace.
         namespace: NamespaceNumber,
         /// The channel.
@@ -165,7 +168,7 @@ pub enum Record {
     /// A publisher was told that so many other members hold a message.
     HeldByPeers {
         /// The origin.
-        node: NodeNumber,
+        machine: MachineName,
         /// The message.
         name: MessageName,
         /// How many, beside the origin.
@@ -173,26 +176,45 @@ pub enum Record {
     },
     /// A member accepts in a namespace from now on.
     Ready {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// The namespace.
         namespace: NamespaceNumber,
     },
     /// A member has taken over the state of a namespace.
     Backfilled {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// The namespace.
         namespace: NamespaceNumber,
     },
     /// A disk holds other contents from now on.
     Replaced {
-        /// The node.
-        node: NodeNumber,
+        /// The machine.
+        machine: MachineName,
         /// How.
         by: Replacement,
         /// What it holds now.
         logs: BTreeMap<LogName, Mark>,
+    },
+    /// A process that was started without the control-plane has registered.
+    Registered {
+        /// The machine.
+        machine: MachineName,
+        /// What it was given.
+        token: FencingToken,
+    },
+    /// A process has heard that another one registered its name.
+    Superseded {
+        /// The machine.
+        machine: MachineName,
+        /// With what token.
+        by: FencingToken,
+    },
+    /// A process that drained was stopped, and its machine is gone for good.
+    Retired {
+        /// The machine.
+        machine: MachineName,
     },
     /// There is a newer topology.
     TopologyEdited(Arc<Topology>),

@@ -10,7 +10,9 @@
 //! come right.
 
 pub mod checks;
+mod client_traffic;
 pub mod clients;
+mod control_plane;
 pub mod display;
 mod ending;
 pub mod event;
@@ -20,6 +22,7 @@ pub mod faults;
 pub mod history;
 pub mod machine;
 pub mod network;
+mod network_traffic;
 pub mod node;
 pub mod opening;
 pub mod planted_bug;
@@ -27,6 +30,7 @@ pub mod random;
 pub mod requests;
 pub mod run;
 pub mod scenario;
+mod second_process;
 pub mod statistics;
 pub mod trace;
 pub mod world;

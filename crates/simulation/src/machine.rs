@@ -2,10 +2,13 @@
 //! goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use interlock_core::clock::{Moment, WallTime};
-use interlock_core::identity::{Incarnation, LogName, Mark, NamespaceNumber, TopologyVersion};
+use interlock_core::identity::{
+    FencingToken, Incarnation, LogName, Mark, NamespaceNumber, NodeNumber, TopologyVersion,
+};
 use interlock_core::topology::{Node, Topology};
 use interlock_storage::{LogStorage, Loss, MemoryDisk, MemoryStorage, OpenError, Recovery};
 
@@ -13,6 +16,30 @@ use crate::network::{Endpoint, ProcessNumber};
 use crate::node::{Process, ProcessConfig, Start, TOPOLOGY_DOCUMENT};
 use crate::opening::OpeningError;
 use crate::random::Random;
+
+/// Names a machine, and so a disk and whatever runs over it: a node has one,
+/// until somebody starts a second process of its name elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MachineName {
+    /// The node.
+    pub node: NodeNumber,
+    /// Which of all that the node has had; 0 is the first.
+    pub number: u32,
+}
+
+impl MachineName {
+    /// A node's first machine.
+    pub const fn first_of(node: NodeNumber) -> Self {
+        Self { node, number: 0 }
+    }
+}
+
+impl fmt::Display for MachineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.node)?;
+        if self.number == 0 { Ok(()) } else { write!(f, "/{}", self.number) }
+    }
+}
 
 /// The wall clock at the beginning of the world: 2026-01-01.
 const EPOCH_MILLISECONDS: u64 = 1_767_225_600_000;
@@ -28,9 +55,11 @@ pub struct SavedCopy {
     pub recorded: BTreeSet<NamespaceNumber>,
 }
 
-/// One node's machine.
+/// A machine that a node runs on.
 #[derive(Debug)]
 pub struct Machine {
+    /// Its name.
+    pub name: MachineName,
     /// The node as the topology names it.
     pub node: Node,
     /// Its disk.
@@ -49,6 +78,8 @@ pub struct Machine {
     pub sync_factor: u32,
     /// Whether it hears from the control-plane.
     pub hears_control_plane: bool,
+    /// Whether its process has heard of another one with a higher token.
+    pub is_superseded: bool,
     /// Whether a write or a sync was made to fail.
     pub disk_may_fail: bool,
     /// The process is to die as soon as so many writes are not synced.
@@ -84,6 +115,8 @@ pub struct Starter<'a> {
     pub now: Moment,
     /// The number of the new process.
     pub process: ProcessNumber,
+    /// What the control-plane gave it when it registered; 0 if it did not.
+    pub token: FencingToken,
     /// All topologies that ever were.
     pub topologies: &'a BTreeMap<TopologyVersion, Arc<Topology>>,
     /// How the process is to be.
@@ -94,8 +127,9 @@ pub struct Starter<'a> {
 
 impl Machine {
     /// A machine with an empty disk.
-    pub fn new(node: Node) -> Self {
+    pub fn new(number: u32, node: Node) -> Self {
         Self {
+            name: MachineName { node: node.number, number },
             node,
             disk: MemoryDisk::new(),
             copies: Vec::new(),
@@ -105,6 +139,7 @@ impl Machine {
             clock_offset_milliseconds: 0,
             sync_factor: 1,
             hears_control_plane: true,
+            is_superseded: false,
             disk_may_fail: false,
             ambush: None,
             cuts_power: false,
@@ -134,7 +169,7 @@ impl Machine {
 
     /// The end of a stream at the present process.
     pub const fn endpoint(&self) -> Endpoint {
-        Endpoint { node: self.node.number, process: self.process_number }
+        Endpoint { machine: self.name, process: self.process_number }
     }
 
     /// Brings up to date what the disk says about readiness.
@@ -148,7 +183,7 @@ impl Machine {
 
     /// Starts a process over the disk.
     pub fn start(&mut self, starter: Starter<'_>) -> Result<Recovery, StartError> {
-        let Starter { random, now, process, topologies, config, dies_percent } = starter;
+        let Starter { random, now, process, token, topologies, config, dies_percent } = starter;
         let (storage, recovery) = MemoryStorage::open(&self.disk).map_err(StartError::Storage)?;
         // What the walk left is durable, whatever becomes of this process.
         self.durable = recovery.logs.iter().map(|log| (log.row.log, log.mark)).collect();
@@ -162,8 +197,16 @@ impl Machine {
             .map_err(|error| StartError::Opening(error.into()))?;
         let incarnation = Incarnation::new(random.nonzero_bits()).expect("not zero");
         let remembered = std::mem::take(&mut self.remembered);
-        let start = Start { node: self.node.clone(), topology, incarnation, remembered };
+        let start = Start {
+            machine: self.name,
+            node: self.node.clone(),
+            topology,
+            incarnation,
+            token,
+            remembered,
+        };
         self.process_number = process;
+        self.is_superseded = false;
         self.started_at = now;
         self.timer_at = None;
         let opened = Process::open(storage, &recovery, start, config, self.wall(now));

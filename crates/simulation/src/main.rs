@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use interlock_simulation::faults::FaultKind;
 use interlock_simulation::run::{Outcome, RunOptions, run};
 use interlock_simulation::statistics::Statistics;
 use interlock_simulation::trace::Listener;
@@ -21,12 +22,33 @@ struct Arguments {
     /// The first seed of a sweep.
     #[arg(long, default_value_t = 1)]
     from: u64,
+    /// Have faults of these kinds only, and in every seed.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = fault_kind)]
+    only: Vec<FaultKind>,
     /// With --seed: print every event.
     #[arg(short, long)]
     verbose: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn fault_kind(name: &str) -> Result<FaultKind, String> {
+    let is_named = |kind: &FaultKind| kind.name().replace(' ', "-") == name;
+    FaultKind::ALL.into_iter().find(is_named).ok_or_else(|| {
+        let names = FaultKind::ALL.map(|kind| kind.name().replace(' ', "-"));
+        format!("there is no such kind of fault; there are {}", names.join(", "))
+    })
+}
+
+/// What the arguments want of every run.
+fn options(arguments: &Arguments) -> RunOptions {
+    let mut options = RunOptions::default();
+    if !arguments.only.is_empty() {
+        options.restrictions.allowed.clear();
+        options.restrictions.always = arguments.only.iter().copied().collect();
+    }
+    options
 }
 
 fn main() -> ExitCode {
@@ -42,7 +64,7 @@ fn replay(seed: u64, arguments: &Arguments) -> bool {
     let listener: Option<Listener> =
         arguments.verbose.then(|| Box::new(|line: &str| println!("{line}")) as Listener);
     let started = Instant::now();
-    let outcome = run(seed, &RunOptions::default(), listener);
+    let outcome = run(seed, &options(arguments), listener);
     print_violations(seed, &outcome);
     print_summary(&outcome.statistics, 1, started.elapsed(), arguments.json);
     if let Some(hash) = outcome.trace_hash {
@@ -57,7 +79,7 @@ fn sweep(arguments: &Arguments) -> bool {
     let mut failed = 0_u64;
     let mut told_at = started;
     for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
-        let outcome = run(seed, &RunOptions::default(), None);
+        let outcome = run(seed, &options(arguments), None);
         all.add(&outcome.statistics);
         failed += u64::from(!outcome.violations.is_empty());
         print_violations(seed, &outcome);
@@ -98,6 +120,7 @@ fn print_summary(all: &Statistics, seeds: u64, elapsed: Duration, json: bool) {
         ("deaths while opening", all.deaths_while_opening),
         ("backfills", all.backfills),
         ("lost with disks", all.lost_with_disks),
+        ("accepted beside", all.accepted_beside),
         ("frames", all.frames),
         ("messages sent", all.messages_sent),
         ("complaints", all.nacks),

@@ -14,6 +14,7 @@ use interlock_core::identity::NodeNumber;
 use interlock_core::replication::frames::{ReceiverFrame, SenderFrame};
 
 use crate::display::{ReceiverFrameLine, SenderFrameLine};
+use crate::machine::MachineName;
 
 /// Names one stream; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,10 +51,17 @@ impl fmt::Display for ProcessNumber {
 /// One end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The node.
-    pub node: NodeNumber,
+    /// The machine.
+    pub machine: MachineName,
     /// The run of its process that opened this end.
     pub process: ProcessNumber,
+}
+
+impl Endpoint {
+    /// The node that it belongs to.
+    pub const fn node(&self) -> NodeNumber {
+        self.machine.node
+    }
 }
 
 /// The two directions of a stream.
@@ -82,6 +90,15 @@ pub enum Cargo {
     Receiver(ReceiverFrame),
     /// The other end has closed, or the network broke the stream.
     End,
+    /// The callee has closed: a newer stream of the caller's name is there.
+    TakenOver,
+}
+
+impl Cargo {
+    /// Whether nothing follows it.
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::End | Self::TakenOver)
+    }
 }
 
 impl fmt::Display for Cargo {
@@ -90,6 +107,7 @@ impl fmt::Display for Cargo {
             Self::Sender(frame) => write!(f, "{}", SenderFrameLine(frame)),
             Self::Receiver(frame) => write!(f, "{}", ReceiverFrameLine(frame)),
             Self::End => f.write_str("end"),
+            Self::TakenOver => f.write_str("taken over"),
         }
     }
 }
@@ -124,8 +142,8 @@ impl Stream {
     const fn nodes(&self, direction: Direction) -> (NodeNumber, NodeNumber) {
         let [caller, callee] = &self.ends;
         match direction {
-            Direction::ToCallee => (caller.node, callee.node),
-            Direction::ToCaller => (callee.node, caller.node),
+            Direction::ToCallee => (caller.node(), callee.node()),
+            Direction::ToCaller => (callee.node(), caller.node()),
         }
     }
 
@@ -249,7 +267,7 @@ impl Network {
             return Arrival::Nothing;
         }
         let Some(cargo) = lane.queue.pop_front() else { return Arrival::Nothing };
-        let is_end = matches!(cargo, Cargo::End);
+        let is_end = cargo.is_last();
         if state.closed[receiver] {
             return if is_end || state.closed[1 - receiver] {
                 self.streams.remove(&stream);
@@ -298,7 +316,7 @@ impl Network {
     /// The streams between two nodes, either one calling.
     pub fn streams_between(&self, one: NodeNumber, other: NodeNumber) -> Vec<StreamNumber> {
         let between = |state: &Stream| {
-            let nodes = [state.ends[0].node, state.ends[1].node];
+            let nodes = [state.ends[0].node(), state.ends[1].node()];
             nodes == [one, other] || nodes == [other, one]
         };
         self.streams.iter().filter(|(_, state)| between(state)).map(|(name, _)| *name).collect()
@@ -314,7 +332,8 @@ mod tests {
     const DELAY: Duration = Duration::from_millis(5);
 
     fn end(node: u32) -> Endpoint {
-        Endpoint { node: NodeNumber::new(node), process: ProcessNumber::new(u64::from(node)) }
+        let machine = MachineName::first_of(NodeNumber::new(node));
+        Endpoint { machine, process: ProcessNumber::new(u64::from(node)) }
     }
 
     fn pair() -> (Network, Delivery) {

@@ -36,13 +36,17 @@ pub enum PlantedBug {
     ReadyBeforeBackfill,
     /// Facts outlive the opening that told them.
     FactsNeverRetired,
+    /// A process accepts although another one has registered its name.
+    FencingIgnored,
+    /// A process whose name another one has goes before others have what it has.
+    TailAbandoned,
     /// Every node takes and serves every namespace.
     ResidencyIgnored,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::AcknowledgedBeforeSync,
         Self::RepeatAnsweredBeforeSync,
         Self::AppendedToldAsHeld,
@@ -58,6 +62,8 @@ impl PlantedBug {
         Self::FramesRepeated,
         Self::ReadyBeforeBackfill,
         Self::FactsNeverRetired,
+        Self::FencingIgnored,
+        Self::TailAbandoned,
         Self::ResidencyIgnored,
     ];
 }

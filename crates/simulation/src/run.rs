@@ -37,6 +37,7 @@ pub fn run(seed: u64, options: &RunOptions, listener: Option<Listener>) -> Outco
         let verdict = checks::check(&remains.history, &remains.final_state);
         let mut statistics = remains.statistics;
         statistics.lost_with_disks = verdict.lost_with_disks;
+        statistics.accepted_beside = verdict.accepted_beside;
         let trace_hash = Some(remains.trace.hash());
         Outcome { trace_hash, violations: verdict.violations, statistics }
     });

@@ -34,6 +34,8 @@ pub struct Statistics {
     pub branches: u64,
     /// Acknowledged messages whose only copies were lost with their disks.
     pub lost_with_disks: u64,
+    /// Messages that processes accepted beside another one of their name.
+    pub accepted_beside: u64,
     /// Frames of messages that were sent.
     pub frames: u64,
     /// Messages in these frames.
@@ -77,6 +79,7 @@ impl Statistics {
         self.logs += other.logs;
         self.branches += other.branches;
         self.lost_with_disks += other.lost_with_disks;
+        self.accepted_beside += other.accepted_beside;
         self.frames += other.frames;
         self.messages_sent += other.messages_sent;
         self.nacks += other.nacks;

@@ -20,7 +20,7 @@ struct Case {
     seeds: u64,
 }
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 18] = [
     Case {
         bug: PlantedBug::AcknowledgedBeforeSync,
         promises: &[Promise::AcknowledgedSurvives],
@@ -105,6 +105,18 @@ const CASES: [Case; 16] = [
         promises: &[Promise::NoIncident],
         faults: &[FaultKind::Crash],
         seeds: 10,
+    },
+    Case {
+        bug: PlantedBug::FencingIgnored,
+        promises: &[Promise::OneHolder],
+        faults: &[FaultKind::SecondProcess],
+        seeds: 5,
+    },
+    Case {
+        bug: PlantedBug::TailAbandoned,
+        promises: &[Promise::NothingLost],
+        faults: &[FaultKind::SecondProcess, FaultKind::OneWayPartition, FaultKind::Partition],
+        seeds: 5,
     },
     Case {
         bug: PlantedBug::ResidencyIgnored,

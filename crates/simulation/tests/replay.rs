@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use interlock_simulation::faults::FaultKind;
 use interlock_simulation::run::{RunOptions, run};
+use interlock_simulation::scenario::Restrictions;
 
 #[test]
 fn a_seed_twice_gives_the_same_trace_hash() {
@@ -17,4 +19,28 @@ fn a_seed_twice_gives_the_same_trace_hash() {
         hashes.insert(format!("{:?}", first.trace_hash));
     }
     assert_eq!(hashes.len(), 20, "different seeds take different ways");
+}
+
+/// Seeds that found a bug, of worlds in which nothing else goes wrong than that
+/// second processes are started.
+const SECOND_PROCESS_SEEDS: [u64; 6] = [
+    // The process that welcomed us retired the other one of its name, and gave
+    // way: what the one that was left acknowledged counted for nothing for ever.
+    54, 192, 219, 296,
+    // The two took their streams to a peer from each other so fast that a state
+    // was never taken over from either.
+    68, 142,
+];
+
+#[test]
+fn what_second_processes_found_stays_mended() {
+    let restrictions = Restrictions {
+        always: [FaultKind::SecondProcess].into(),
+        allowed: BTreeSet::new(),
+        nodes: None,
+    };
+    let options = RunOptions { restrictions, planted: None };
+    for seed in SECOND_PROCESS_SEEDS {
+        assert_eq!(run(seed, &options, None).violations, [], "seed {seed}");
+    }
 }

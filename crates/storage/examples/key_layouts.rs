@@ -6,7 +6,7 @@
 //! far down as some gigabytes do there.
 //!
 //! ```text
-//! cargo run --package interlock-storage --features rocks --example key_layouts -- [messages] [rounds] [folder]
+//! cargo xtask measure --key-layouts
 //! ```
 //!
 //! What was measured, and what was decided: docs/decisions/0003-log-key-layout.md.

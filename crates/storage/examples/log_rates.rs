@@ -51,7 +51,7 @@ impl Source {
             stamp,
             parents: Vec::new(),
             topology_version: TopologyVersion { generation: 1, number: 1 },
-            channel: ChannelName::parse("prices/gold").expect("a name"),
+            channel: ChannelName::parse("prices/gold").expect("a name").into(),
             epoch: Epoch::new(1),
             version: RegisterVersion::new(1),
             key: Bytes::new(),

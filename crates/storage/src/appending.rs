@@ -7,7 +7,7 @@ use std::sync::RwLock;
 use interlock_core::admission::AppendEntry;
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{LogName, MessageNumber};
-use interlock_core::limits::CHAIN_HASH_INTERVAL;
+use interlock_core::limits::{CHAIN_HASH_INTERVAL, MAX_RUN_BYTES};
 use interlock_core::replication::frames::Hole;
 use interlock_core::replication::rows::Row;
 
@@ -17,7 +17,7 @@ use crate::held_logs::{HeldLogs, LogShape, Tail};
 use crate::keys::arrival::{self, Arrival};
 use crate::keys::chain_point::{self, ChainPoint};
 use crate::keys::hole::{self, HoleEnd};
-use crate::keys::message_run::{self, MAX_RUN_BYTES, MESSAGE_OVERHEAD_BYTES, RUN_OVERHEAD_BYTES};
+use crate::keys::message_run::{self, MESSAGE_OVERHEAD_BYTES, RUN_OVERHEAD_BYTES};
 use crate::keys::{LogNumber, SegmentNumber, floor, next_log_number, row, segment_start};
 
 /// What the appending thread keeps between batches: the next log's number, the

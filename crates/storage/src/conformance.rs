@@ -56,7 +56,8 @@ macro_rules! conformance_suite {
             holding:
                 documents_are_kept,
                 checkpoints_take_durable_marks_only,
-                facts_are_replaced,
+                what_is_known_of_members_is_replaced,
+                the_queue_of_a_restarted_peer_survives,
                 projections_are_kept_by_kind,
                 projections_take_durable_positions_only,
                 space_is_told,
@@ -76,6 +77,7 @@ macro_rules! conformance_suite {
                 what_is_not_durable_is_not_trimmed,
                 holes_are_crossed,
                 a_hole_at_the_beginning_is_a_floor,
+                a_parent_inside_a_hole_is_held,
                 a_trim_passes_over_holes,
                 a_trim_flushes_what_is_left_of_the_trimmed;
             model:

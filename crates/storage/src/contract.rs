@@ -15,9 +15,11 @@ use interlock_core::admission::AppendEntry;
 use interlock_core::clock::{HybridTime, WallTime};
 use interlock_core::identity::{
     ChainHash, Incarnation, LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber,
+    NodeNumber,
 };
 pub use interlock_core::projection::{ProjectionChanges, ProjectionKind, ProjectionPosition};
-use interlock_core::replication::frames::{Fact, Hole};
+use interlock_core::replication::acknowledgements::MemberRecord;
+use interlock_core::replication::frames::Hole;
 use interlock_core::replication::rows::Row;
 use thiserror::Error;
 
@@ -127,10 +129,13 @@ pub struct CutLog {
 pub struct Recovery {
     /// The last opening recorded in this database; `None` if it was empty.
     pub opened_from: Option<Incarnation>,
+    /// The node that it was recorded for; another one must not go on with this
+    /// database.
+    pub opened_as: Option<NodeNumber>,
     /// Every log that is held, by name.
     pub logs: Vec<RecoveredLog>,
-    /// What was last known of other members' marks.
-    pub facts: Vec<Fact>,
+    /// What was last known of other members.
+    pub members: Vec<MemberRecord>,
     /// What was taken off.
     pub cut: Vec<CutLog>,
     /// The highest stamp of all logs: the clock goes on above it.
@@ -151,8 +156,8 @@ pub struct Space {
 /// How to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Opens what is left where synced data is damaged, and says what was lost.
-    /// For `interlock node recover` only.
+    /// Opens what is left where synced data is damaged, and says what was lost. Only
+    /// ever by an operator's word.
     pub accept_loss: bool,
 }
 
@@ -221,8 +226,9 @@ pub enum OpenError {
     /// Data that was synced, and so may have been acknowledged, is missing or
     /// changed. Nothing was touched.
     #[error(
-        "synced data in {folder} is damaged: {}. Nothing was changed; `interlock node recover` \
-         opens what is left as a new incarnation and takes the rest back from the members",
+        "synced data in {folder} is damaged: {}. Nothing was changed. Move the folder aside and \
+         start again with an empty one: the node takes back what the other members hold, and \
+         what it alone held stays in the folder that was moved",
         list(findings)
     )]
     Damaged {
@@ -389,12 +395,12 @@ pub trait LogStorage: Send + Sync {
     /// Records how far the logs are durable, inside the database and beside it,
     /// and what is known of others. At least once a second: the next opening
     /// walks from here. `marks` are what the caller has seen become durable: each
-    /// is checked, and every log's durable mark is recorded. `facts` replace the
+    /// is checked, and every log's durable mark is recorded. `members` replace the
     /// last ones.
     fn store_checkpoint(
         &self,
         marks: &[(LogName, Mark)],
-        facts: &[Fact],
+        members: &[MemberRecord],
     ) -> Result<(), StorageError>;
 
     /// A document by its name.

@@ -13,8 +13,9 @@
 //! ```
 //!
 //! Generation g is in slot g mod 2, so writing one never touches the last one. A
-//! torn slot is passed over; two damaged slots are damage. When the marks outgrow
-//! a slot the file is replaced by one twice as large.
+//! torn slot is passed over; two damaged slots are damage, unless a newer build
+//! wrote one of them. When the marks outgrow a slot the file is replaced by one
+//! twice as large.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -30,7 +31,7 @@ const NEW_FILE_NAME: &str = "durable-marks.new";
 
 const WHAT: &str = "slot of durable marks";
 const MAGIC: &[u8; 4] = b"ILDM";
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 36;
 /// Room for 1,500 logs before the file grows.
 const FIRST_SLOT_BYTES: usize = 64 * 1024;
@@ -44,6 +45,21 @@ pub(crate) enum DurableMarksError {
     Io(io::Error),
     /// No slot is whole.
     Damaged(String),
+    /// No slot can be read, and one is of this layout.
+    NewerLayout(u8),
+}
+
+/// Why a slot cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SlotError {
+    Damaged,
+    NewerLayout(u8),
+}
+
+impl From<Malformed> for SlotError {
+    fn from(_: Malformed) -> Self {
+        Self::Damaged
+    }
 }
 
 impl From<io::Error> for DurableMarksError {
@@ -79,11 +95,17 @@ impl DurableMarksFile {
         file.read_to_end(&mut bytes)?;
         let slot_bytes = bytes.len() / 2;
         let slots = bytes.chunks(slot_bytes.max(1)).take(2).map(decode);
-        let slots: Vec<Result<_, Malformed>> = slots.collect();
+        let slots: Vec<Result<_, SlotError>> = slots.collect();
         let newest = slots.iter().flatten().max_by_key(|(generation, _)| *generation);
         let Some((generation, marks)) = newest else {
-            let detail = "no slot is whole".to_owned();
-            return Err(DurableMarksError::Damaged(detail));
+            let newer = slots.iter().find_map(|slot| match slot {
+                Err(SlotError::NewerLayout(version)) => Some(*version),
+                _ => None,
+            });
+            return Err(newer.map_or_else(
+                || DurableMarksError::Damaged("no slot is whole".to_owned()),
+                DurableMarksError::NewerLayout,
+            ));
         };
         let opened = Self { folder: folder.to_owned(), file, slot_bytes, generation: *generation };
         Ok(Some((opened, marks.clone())))
@@ -163,15 +185,18 @@ fn checksum(header: &[u8], body: &[u8]) -> [u8; 16] {
     xxh3_128(&[header, body].concat()).to_be_bytes()
 }
 
-fn decode(slot: &[u8]) -> Result<(u64, Marks), Malformed> {
-    let malformed = Malformed { what: WHAT };
-    let (header, rest) = slot.split_at_checked(HEADER_BYTES).ok_or(malformed)?;
+fn decode(slot: &[u8]) -> Result<(u64, Marks), SlotError> {
+    let (header, rest) = slot.split_at_checked(HEADER_BYTES).ok_or(SlotError::Damaged)?;
     let (checked, expected) = header.split_at(HEADER_BYTES - 16);
     let mut reader = FieldReader::new(checked, WHAT);
     for byte in MAGIC {
         reader.expect(*byte)?;
     }
-    reader.expect(VERSION)?;
+    match reader.u8()? {
+        VERSION => {}
+        newer if newer > VERSION => return Err(SlotError::NewerLayout(newer)),
+        _ => return Err(SlotError::Damaged),
+    }
     for _ in 0..3 {
         reader.expect(0)?;
     }
@@ -179,9 +204,9 @@ fn decode(slot: &[u8]) -> Result<(u64, Marks), Malformed> {
     let length = reader.u32()?;
     reader.finish()?;
     let body = usize::try_from(length).ok().and_then(|length| rest.get(..length));
-    let body = body.ok_or(malformed)?;
+    let body = body.ok_or(SlotError::Damaged)?;
     if checksum(checked, body) != expected {
-        return Err(malformed);
+        return Err(SlotError::Damaged);
     }
     let mut reader = FieldReader::new(body, WHAT);
     let count = reader.u32()?;
@@ -256,6 +281,28 @@ mod tests {
         std::fs::write(&path, &bytes).expect("writable");
         assert!(matches!(read(folder.path()), Err(DurableMarksError::Damaged(_))));
         std::fs::write(&path, []).expect("writable");
+        assert!(matches!(read(folder.path()), Err(DurableMarksError::Damaged(_))));
+    }
+
+    /// A build that was taken back says so, instead of crying damage.
+    #[test]
+    fn a_newer_layout_is_told_apart_from_damage() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut file = DurableMarksFile::create(folder.path(), &[]).expect("created");
+        file.store(&[mark(1, 5)]).expect("stored");
+        let path = folder.path().join(FILE_NAME);
+        let mut bytes = std::fs::read(&path).expect("readable");
+        bytes[4] = VERSION + 1;
+        std::fs::write(&path, &bytes).expect("writable");
+        assert_eq!(read(folder.path()).expect("one slot is whole"), []);
+        bytes[file.slot_bytes + 4] = VERSION + 2;
+        std::fs::write(&path, &bytes).expect("writable");
+        let refused = read(folder.path());
+        assert!(matches!(refused, Err(DurableMarksError::NewerLayout(2))), "{refused:?}");
+        bytes[0] = 0;
+        bytes[file.slot_bytes + 4] = VERSION;
+        bytes[file.slot_bytes + 30] ^= 1;
+        std::fs::write(&path, &bytes).expect("writable");
         assert!(matches!(read(folder.path()), Err(DurableMarksError::Damaged(_))));
     }
 

@@ -38,3 +38,11 @@ pub use contract::{
 pub use memory::{Loss, MemoryDisk, MemoryStorage};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksOptions, RocksStorage};
+
+/// Reads an entry of any table, chosen by a number, as what it may be: for fuzzing
+/// what reads a disk.
+#[doc(hidden)]
+pub fn read_any_stored(table: u8, key: &[u8], value: &[u8]) -> bool {
+    let tables = engine::Table::ALL;
+    keys::stored_entry::read(tables[usize::from(table) % tables.len()], key, value).is_ok()
+}

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use bytes::Bytes;
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{
-    ChainHash, Incarnation, LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber,
-    NodeNumber,
+    ChainHash, LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber,
 };
-use interlock_core::replication::frames::{Fact, Hole};
+use interlock_core::replication::acknowledgements::MemberRecord;
+use interlock_core::replication::frames::Hole;
 use interlock_core::replication::rows::Row;
 
 use crate::appending::Writer;
@@ -22,7 +22,8 @@ use crate::contract::{
 use crate::engine::{Engine, EngineError, ScanFrom, Table};
 use crate::held_logs::{HeldLog, HeldLogs, LogShape, Tail};
 use crate::keys::{
-    checkpoint_mark, document, fact, opening, prefix_end, projection, segment_checkpoint,
+    checkpoint_mark, document, fact, opening, prefix_end, projection, retired_openings,
+    segment_checkpoint,
 };
 use crate::opening::Walked;
 use crate::reading::{self, ReadFailure};
@@ -50,7 +51,8 @@ pub struct Storage<E: Engine> {
 #[derive(Default)]
 struct Checkpoint {
     marks: BTreeMap<LogName, MessageNumber>,
-    facts: BTreeMap<(NodeNumber, Incarnation), Vec<u8>>,
+    /// The entries of the `meta` table that say what is known of others.
+    members: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl<E: Engine> std::fmt::Debug for Storage<E> {
@@ -65,8 +67,8 @@ impl<E: Engine> Storage<E> {
         let openings = walked.openings.last().map_or(0, |(before, _)| before + 1);
         let writer = Writer::new(walked.next_number, walked.next_segment);
         let (held, recovery) = walked.finish(&engine)?;
-        let facts = recovery.facts.iter().map(|fact| (fact_key(fact), fact::encode(fact)));
-        let checkpoint = Checkpoint { marks: BTreeMap::new(), facts: facts.collect() };
+        let members = member_entries(&recovery.members);
+        let checkpoint = Checkpoint { marks: BTreeMap::new(), members };
         let storage = Self {
             engine,
             held: RwLock::new(held),
@@ -142,26 +144,34 @@ impl<E: Engine> Storage<E> {
         Ok(durable)
     }
 
-    /// The facts that changed since the last checkpoint, into the batch.
-    fn put_facts(&self, batch: &mut E::Batch, last: &mut Checkpoint, facts: &[Fact]) {
-        let new: BTreeMap<_, _> =
-            facts.iter().map(|fact| (fact_key(fact), (fact, fact::encode(fact)))).collect();
-        for (node, incarnation) in last.facts.keys().filter(|key| !new.contains_key(key)) {
-            let opening =
-                MemberOpening { node: *node, incarnation: *incarnation, opened_from: None };
-            self.engine.delete(batch, Table::Meta, &fact::key(&opening));
+    /// What changed of the members since the last checkpoint, into the batch.
+    fn put_members(&self, batch: &mut E::Batch, last: &mut Checkpoint, members: &[MemberRecord]) {
+        let new = member_entries(members);
+        for key in last.members.keys().filter(|key| !new.contains_key(*key)) {
+            self.engine.delete(batch, Table::Meta, key);
         }
-        for (key, (fact, value)) in &new {
-            if last.facts.get(key) != Some(value) {
-                self.engine.put(batch, Table::Meta, &fact::key(&fact.opening), value);
+        for (key, value) in &new {
+            if last.members.get(key) != Some(value) {
+                self.engine.put(batch, Table::Meta, key, value);
             }
         }
-        last.facts = new.into_iter().map(|(key, (_, value))| (key, value)).collect();
+        last.members = new;
     }
 }
 
-fn fact_key(fact: &Fact) -> (NodeNumber, Incarnation) {
-    (fact.opening.node, fact.opening.incarnation)
+/// The entries of the `meta` table that hold what is known of members.
+fn member_entries(members: &[MemberRecord]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut entries = BTreeMap::new();
+    for member in members {
+        for fact in &member.facts {
+            entries.insert(fact::key(&fact.opening).to_vec(), fact::encode(fact));
+        }
+        if !member.retired.is_empty() || member.too_many_openings {
+            let value = retired_openings::encode(&member.retired, member.too_many_openings);
+            entries.insert(retired_openings::key(member.node).to_vec(), value);
+        }
+    }
+    entries
 }
 
 impl<E: Engine> LogStorage for Storage<E> {
@@ -279,7 +289,7 @@ impl<E: Engine> LogStorage for Storage<E> {
     fn store_checkpoint(
         &self,
         marks: &[(LogName, Mark)],
-        facts: &[Fact],
+        members: &[MemberRecord],
     ) -> Result<(), StorageError> {
         self.check()?;
         let mut last = self.checkpoint.lock().expect(LOCK_IS_SOUND);
@@ -306,7 +316,7 @@ impl<E: Engine> LogStorage for Storage<E> {
             }
         }
         drop(held_logs);
-        self.put_facts(&mut batch, &mut last, facts);
+        self.put_members(&mut batch, &mut last, members);
         self.engine.write(batch).map_err(|error| self.fail("storing a checkpoint", error))?;
         let stored = self.engine.store_durable_marks(&durable_marks);
         stored.map_err(|error| self.fail("storing the durable marks", error))

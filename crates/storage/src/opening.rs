@@ -12,8 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use interlock_core::identity::{LogName, Mark, MemberOpening, MessageNumber};
-use interlock_core::replication::frames::Fact;
+use interlock_core::identity::{LogName, Mark, MemberOpening, MessageNumber, NodeNumber};
+use interlock_core::replication::acknowledgements::MemberRecord;
 
 use crate::contract::{CutLog, CutReason, DamageFinding, ProjectionKind, RecoveredLog, Recovery};
 use crate::engine::{Engine, EngineError, Table, first_key, scan_prefix};
@@ -21,8 +21,8 @@ use crate::held_logs::{HeldLogs, LogShape};
 use crate::keys::chain_point::ChainPoint;
 use crate::keys::{
     LogNumber, SegmentNumber, arrival, chain_point, checkpoint_mark, fact, floor, format_version,
-    hole, message_run, next_log_number, opening, projection, row, segment_checkpoint,
-    segment_start, sparse_log_number,
+    hole, message_run, next_log_number, opening, projection, retired_openings, row,
+    segment_checkpoint, segment_start, sparse_log_number,
 };
 use crate::log_walk::{self, WalkedLog, walk_log};
 use crate::reading::{chain_point_at, start_at_or_before, starts_from};
@@ -54,7 +54,7 @@ pub(crate) struct Walked {
     /// Synced data that is missing or changed. Empty after an honest crash.
     pub(crate) findings: Vec<DamageFinding>,
     pub(crate) openings: Vec<(u64, MemberOpening)>,
-    pub(crate) facts: Vec<Fact>,
+    pub(crate) members: Vec<MemberRecord>,
     pub(crate) next_number: LogNumber,
     /// The segment that the opening begins: what it recovers stays in those
     /// before.
@@ -108,7 +108,7 @@ pub(crate) fn walk<E: Engine>(
         cut: Vec::new(),
         findings: Vec::new(),
         openings: load_openings(engine)?,
-        facts: load_facts(engine)?,
+        members: load_members(engine)?,
         next_number,
         next_segment: last_segment.next(),
         stray,
@@ -255,7 +255,8 @@ impl Walked {
         let mut held = HeldLogs::new(self.next_segment);
         let mut recovery = Recovery {
             opened_from: self.openings.last().map(|(_, opening)| opening.incarnation),
-            facts: self.facts,
+            opened_as: self.openings.last().map(|(_, opening)| opening.node),
+            members: self.members,
             cut: self.cut,
             ..Recovery::default()
         };
@@ -349,13 +350,26 @@ fn load_openings<E: Engine>(engine: &E) -> Result<Vec<(u64, MemberOpening)>, Eng
     Ok(openings)
 }
 
-fn load_facts<E: Engine>(engine: &E) -> Result<Vec<Fact>, EngineError> {
-    let mut facts = Vec::new();
+/// What was last known of the members. A database of an older build has facts
+/// only.
+fn load_members<E: Engine>(engine: &E) -> Result<Vec<MemberRecord>, EngineError> {
+    let mut members: BTreeMap<NodeNumber, MemberRecord> = BTreeMap::new();
+    let unknown =
+        |node| MemberRecord { node, facts: vec![], retired: vec![], too_many_openings: false };
     scan_prefix(engine, Table::Meta, fact::PREFIX, |key, value| {
-        facts.push(fact::decode(key, value)?);
+        let fact = fact::decode(key, value)?;
+        let node = fact.opening.node;
+        members.entry(node).or_insert_with(|| unknown(node)).facts.push(fact);
         Ok(())
     })?;
-    Ok(facts)
+    scan_prefix(engine, Table::Meta, retired_openings::PREFIX, |key, value| {
+        let found = retired_openings::decode(key, value)?;
+        let member = members.entry(found.node).or_insert_with(|| unknown(found.node));
+        member.retired = found.retired;
+        member.too_many_openings = found.too_many_openings;
+        Ok(())
+    })?;
+    Ok(members.into_values().collect())
 }
 
 /// What is found in the segments that may not have been synced whole.

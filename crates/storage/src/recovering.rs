@@ -1,5 +1,5 @@
-//! Copying what an opening kept of a damaged database into a new one: what
-//! `interlock node recover` opens. The damaged one is left as it is.
+//! Copying what an opening that accepts loss kept of a damaged database into a
+//! new one. The damaged one is left as it is.
 
 use std::ops::ControlFlow;
 
@@ -29,7 +29,8 @@ pub(crate) fn copy_kept<S: Engine, T: Engine>(
     copy.put(Table::Meta, &format_version::KEY, &version)?;
     let next = next_log_number::encode(walked.next_number);
     copy.put(Table::Meta, &next_log_number::KEY, &next)?;
-    for tag in [meta_tag::OPENING, meta_tag::DOCUMENT, meta_tag::FACT] {
+    let kept = [meta_tag::OPENING, meta_tag::DOCUMENT, meta_tag::FACT, meta_tag::RETIRED_OPENINGS];
+    for tag in kept {
         copy.range(source, Table::Meta, &[tag], &[tag + 1])?;
     }
     for log in walked.logs.values() {

@@ -88,7 +88,7 @@ impl TestLog {
             stamp,
             parents: if is_first { self.row.parents.clone() } else { Vec::new() },
             topology_version: TopologyVersion { generation: 1, number: 1 },
-            channel: ChannelName::parse("prices/gold").expect("a name"),
+            channel: ChannelName::parse("prices/gold").expect("a name").into(),
             epoch: Epoch::new(1),
             version: RegisterVersion::new(1),
             key: Bytes::new(),

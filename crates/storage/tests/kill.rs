@@ -27,12 +27,27 @@ fn tip(recovery: &Recovery) -> Option<ParentPoint> {
     Some(ParentPoint { incarnation, m_id: mark.m_id, hash: mark.hash })
 }
 
-/// Not a test: what the killed process runs. It appends for ever and tells each
-/// number after its sync.
-#[test]
-#[ignore = "run by the test that kills it"]
-fn killed_process() {
-    let Ok(folder) = std::env::var(FOLDER) else { return };
+const NAME: &str = "a_killed_process_keeps_what_it_acknowledged";
+
+/// This one program is the test, and the process that the test starts and kills.
+/// It takes what other test programs take: `--list`, and parts of names to run.
+fn main() {
+    if let Ok(folder) = std::env::var(FOLDER) {
+        return append_for_ever(&folder);
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        return println!("{NAME}: test");
+    }
+    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+    if filters.peek().is_none() || filters.any(|part| NAME.contains(part.as_str())) {
+        a_killed_process_keeps_what_it_acknowledged();
+        println!("test {NAME} ... ok");
+    }
+}
+
+/// What the killed process runs. It tells each number after its sync.
+fn append_for_ever(folder: &str) {
     let round: u64 = std::env::var(ROUND).expect("set too").parse().expect("a number");
     let (storage, recovery) = RocksStorage::open(folder, options()).expect("it opens");
     let parents = tip(&recovery).into_iter().collect();
@@ -56,12 +71,10 @@ fn killed_process() {
 
 /// METHOD M12: what a process acknowledged before it was killed is there, and the
 /// next incarnation goes on from it.
-#[test]
 fn a_killed_process_keeps_what_it_acknowledged() {
     let folder = tempfile::tempdir().expect("a folder");
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["killed_process", "--exact", "--ignored", "--nocapture"])
             .env(FOLDER, folder.path())
             .env(ROUND, round.to_string())
             .stdout(Stdio::piped())

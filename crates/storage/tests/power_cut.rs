@@ -265,7 +265,7 @@ fn a_flipped_bit_in_synced_data_is_refused() {
         let text = error.to_string();
         let OpenError::Damaged { findings, .. } = error else { panic!("flip at {at}: {text}") };
         assert!(!findings.is_empty());
-        assert!(text.contains("interlock node recover"), "{text}");
+        assert!(text.contains("Move the folder aside"), "{text}");
         assert!(text.contains(&folder.path().display().to_string()), "{text}");
         let name = file.file_name().expect("a file").to_string_lossy().into_owned();
         let names_file = findings.iter().any(|finding| {
@@ -381,24 +381,94 @@ fn a_missing_file_is_refused() {
     }
 }
 
-/// An opening that is interrupted at any time is repeated by the next.
+/// A first start that is killed at any time is repeated by the next: its database
+/// gets its name when it is complete.
 #[test]
 fn an_interrupted_creation_is_no_damage() {
     let folder = new_folder();
     let empty = RocksStorage::open(folder.path(), OPTIONS).expect("a new folder");
     drop(empty);
     let image = Image::of(folder.path());
-    for kept in 0..image.0.len() {
-        let files = image.0.clone().into_iter();
-        let mut partial = Image(
-            files.filter(|(name, _)| name != Path::new("database/CURRENT")).take(kept).collect(),
-        );
-        // The marks are created before the database.
-        let marks = PathBuf::from("durable-marks");
-        partial.0.insert(marks.clone(), image.0[&marks].clone());
-        let folder = partial.write();
-        let opened = RocksStorage::open(folder.path(), OPTIONS);
-        assert_eq!(opened.expect("created again").1, Recovery::default());
+    assert!(!image.0.keys().any(|name| name.starts_with("database.new")), "it was renamed");
+    let marks = PathBuf::from("durable-marks");
+    let created: Vec<_> = image.0.iter().filter(|(name, _)| name.starts_with("database")).collect();
+    for kept in 0..=created.len() {
+        for has_marks in [false, true] {
+            let mut partial = Image(BTreeMap::new());
+            for (name, bytes) in &created[..kept] {
+                let name = name.strip_prefix("database").expect("filtered");
+                partial.0.insert(Path::new("database.new").join(name), (*bytes).clone());
+            }
+            if has_marks {
+                partial.0.insert(marks.clone(), image.0[&marks].clone());
+            }
+            let folder = partial.write();
+            let opened = RocksStorage::open(folder.path(), OPTIONS);
+            assert_eq!(opened.expect("created again").1, Recovery::default());
+        }
+    }
+}
+
+/// What an older build's first start left when it was killed between its tables:
+/// those that are there are opened, the others are created.
+#[test]
+fn a_table_that_is_missing_is_created() {
+    let folder = new_folder();
+    let (storage, _) = RocksStorage::open(folder.path(), OPTIONS).expect("a new folder");
+    drop(storage);
+    let database = folder.path().join("database");
+    let options = rocksdb::Options::default();
+    let tables = rocksdb::DB::list_cf(&options, &database).expect("readable");
+    assert_eq!(tables.len(), 5, "RocksDB's own and ours: {tables:?}");
+    for missing in ["projections", "sparse", "log"] {
+        let tables = rocksdb::DB::list_cf(&options, &database).expect("readable");
+        let open = rocksdb::DB::open_cf(&options, &database, tables).expect("openable");
+        open.drop_cf(missing).expect("dropped");
+        drop(open);
+        let (storage, recovery) = RocksStorage::open(folder.path(), OPTIONS).expect("completed");
+        assert_eq!(recovery, Recovery::default());
+        drop(storage);
+    }
+    let (storage, _) = RocksStorage::open(folder.path(), OPTIONS).expect("complete");
+    let mut log = TestLog::new(log_name(1, 1, 7));
+    append(&storage, &mut log, 300, 40);
+    drop(storage);
+    let (storage, recovery) = RocksStorage::open(folder.path(), OPTIONS).expect("sound");
+    assert_eq!(mark_of(&recovery, &log), log.mark());
+    check_prefix(&storage, &recovery, &log);
+}
+
+/// Files that may hold data are never deleted: without their first file they are
+/// damage, and what accepts loss puts them aside.
+#[test]
+fn files_without_their_beginning_are_put_aside() {
+    let scene = scene(0, 0);
+    let (current, marks) = (PathBuf::from("database/CURRENT"), PathBuf::from("durable-marks"));
+    for has_marks in [true, false] {
+        let mut image = scene.image.clone();
+        image.0.remove(&current);
+        if !has_marks {
+            image.0.remove(&marks);
+        }
+        let folder = image.write();
+        let refused = RocksStorage::open(folder.path(), OPTIONS);
+        assert!(matches!(refused, Err(OpenError::Damaged { .. })), "{refused:?}");
+        assert_eq!(Image::of(folder.path()).content(), image.content(), "the folder was touched");
+
+        let (storage, recovery) =
+            RocksStorage::open(folder.path(), ACCEPT_LOSS).expect("loss is accepted");
+        assert!(recovery.logs.is_empty());
+        assert_eq!(recovery.cut.len(), if has_marks { 2 } else { 0 });
+        drop(storage);
+        let now = Image::of(folder.path());
+        for (name, bytes) in &image.0 {
+            if let Ok(name) = name.strip_prefix("database") {
+                let aside = Path::new("database.damaged-1").join(name);
+                assert_eq!(now.0.get(&aside), Some(bytes), "{} is gone", aside.display());
+            }
+        }
+        let again = RocksStorage::open(folder.path(), OPTIONS).expect("a new database");
+        assert_eq!(again.1, Recovery::default());
     }
 }
 

@@ -1,6 +1,8 @@
 //! A reader of its own: reads what lies between a subscriber's position and the
 //! shared one from the push-node, which has it on disk.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use interlock_core::cursor::Cursor;
 use interlock_core::delivery::ChannelFilter;
@@ -8,9 +10,14 @@ use interlock_core::replication::rows::Row;
 use interlock_rpc::{services, v1};
 use tonic::{Status, Streaming};
 
-use crate::delivered::{Opened, Run, log_of_gap, opened, run_of};
+use crate::delivered::{Opened, Run, channel_event, log_of_gap, opened, run_of};
 use crate::fan_out::Item;
 use crate::push_nodes::{PushNode, PushNodes};
+use crate::stream_slots::StreamSlot;
+
+/// How long a push-node may take to resolve a start; `last n` of a seldom channel
+/// is looked for in all of its logs.
+const OPENING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where reading ends.
 pub(crate) enum Until {
@@ -35,10 +42,12 @@ pub(crate) struct CatchUp {
     push_nodes: PushNodes,
     node: PushNode,
     stream: Streaming<v1::FollowResponse>,
+    _slot: StreamSlot,
 }
 
 impl CatchUp {
-    /// Opens a read; the start, resolved, comes with it.
+    /// Opens a read; the start, resolved, comes with it. Refused when the gateway
+    /// has as many reads as it takes.
     pub(crate) async fn open(
         push_nodes: &PushNodes,
         gateway: &str,
@@ -62,7 +71,8 @@ impl CatchUp {
             gateway: gateway.to_owned(),
             excluded_origins,
         };
-        let mut client = services::delivery::client(node.reads.clone());
+        let slot = node.reads.slot().await?;
+        let mut client = services::delivery::client(slot.channel.clone());
         let first = async {
             let mut stream = client.follow(request).await?.into_inner();
             let first = stream.message().await?.and_then(|response| response.body);
@@ -71,9 +81,12 @@ impl CatchUp {
             };
             Ok((stream, opened(body)?))
         };
-        match first.await {
+        let first = tokio::time::timeout(OPENING_PATIENCE, first).await.unwrap_or_else(|_| {
+            Err(Status::unavailable("the push-node did not open the read in time"))
+        });
+        match first {
             Ok((stream, opened)) => {
-                Ok((Self { push_nodes: push_nodes.clone(), node, stream }, opened))
+                Ok((Self { push_nodes: push_nodes.clone(), node, stream, _slot: slot }, opened))
             }
             Err(status) => {
                 push_nodes.failed(&node, &status);
@@ -100,7 +113,7 @@ impl CatchUp {
                     return Ok(Next::Items(Vec::new(), vec![Item::Gap(log, gap)]));
                 }
                 Some(v1::follow_response::Body::ChannelEvent(event)) => {
-                    return Ok(Next::Items(Vec::new(), vec![Item::Event(event)]));
+                    return Ok(Next::Items(Vec::new(), vec![channel_event(event)?]));
                 }
                 Some(v1::follow_response::Body::Finished(_)) => return Ok(Next::Finished),
                 Some(v1::follow_response::Body::Draining(_)) => {
@@ -129,4 +142,40 @@ fn items(batch: v1::FollowBatch) -> Result<Next, Status> {
 /// Going on from a cursor.
 pub(crate) fn from_cursor(cursor: &Cursor) -> v1::StartPosition {
     v1::StartPosition { position: Some(v1::start_position::Position::Cursor(cursor.encode())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_rpc::status::{Reason, reason_of};
+
+    use super::*;
+    use crate::fake_push_node::{FakePushNode, STREAMS};
+
+    /// Readers that stay for ever fill no connection that others need, and who
+    /// comes after them is told so.
+    #[tokio::test]
+    async fn reads_that_never_end_are_bounded_and_in_nobodys_way() {
+        let mut fake = FakePushNode::start().await;
+        let nodes = fake.nodes.clone();
+        let open = async || {
+            let (filter, start) = (ChannelFilter::default(), v1::StartPosition::default());
+            let until = Until::Now;
+            CatchUp::open(&nodes, "gateway", "demo", &filter, start, until, Vec::new()).await
+        };
+        let mut reads = Vec::new();
+        for _ in 0..2 * STREAMS {
+            reads.push(open().await.expect("there is room").0);
+        }
+        let Err(refused) = open().await else { panic!("there is no room") };
+        assert_eq!(reason_of(&refused), Some(Reason::TooManyConnections), "{refused}");
+        let upstream = nodes.current().expect("a node").upstream;
+        let mut shared = services::delivery::client(upstream);
+        let shared = shared.follow(v1::FollowRequest::default()).await;
+        shared.expect("what is shared goes through");
+        // Whoever goes makes room, at the push-node too.
+        let first = fake.reads.recv().await.expect("the first read");
+        reads.clear();
+        first.ended().await;
+        open().await.expect("there is room again");
+    }
 }

@@ -5,14 +5,15 @@ use bytes::Bytes;
 use interlock_core::cursor::Cursor;
 use interlock_core::delivery::UnknownBranch;
 use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber};
-use interlock_core::message::{Message, MessageKind};
+use interlock_core::message::{Message, MessageChannel, MessageKind};
+use interlock_core::names::ChannelName;
 use interlock_core::replication::rows::Row;
 use interlock_rpc::convert::{IntoCore as _, IntoWire as _, InvalidField};
 use interlock_rpc::status::{Reason, refusal};
 use interlock_rpc::v1;
 use tonic::Status;
 
-use crate::fan_out::LiveMessage;
+use crate::fan_out::{Item, LiveMessage};
 
 /// How a follow begins.
 pub(crate) struct Opened {
@@ -55,6 +56,16 @@ pub(crate) fn log_of_gap(gap: &v1::DeliveryGap) -> Result<LogName, Status> {
     log_of(gap.log)
 }
 
+/// A channel event with its place in the order; none where an older push-node
+/// does not say it.
+pub(crate) fn channel_event(event: v1::ChannelEvent) -> Result<Item, Status> {
+    let name = event.message.map(|name| name.into_core()).transpose();
+    let name = name.map_err(|error| unreadable("channel event", error))?;
+    let channel =
+        ChannelName::parse(&event.channel).map_err(|error| unreadable("channel event", error))?;
+    Ok(Item::Event { name, from: None, channel, event })
+}
+
 /// The gap to tell of a branch that stayed unknown.
 pub(crate) fn unknown_branch(branch: UnknownBranch) -> v1::DeliveryGap {
     let UnknownBranch { tip } = branch;
@@ -70,12 +81,14 @@ pub(crate) fn unknown_branch(branch: UnknownBranch) -> v1::DeliveryGap {
 /// of a kind that this build does not know.
 fn live_message(log: LogName, bytes: &Bytes) -> Result<Option<LiveMessage>, Status> {
     let message = Message::decode(bytes).map_err(|error| unreadable("send", error))?;
-    if message.kind != MessageKind::Publication {
+    let (MessageKind::Publication, MessageChannel::Named(channel)) =
+        (message.kind, message.channel)
+    else {
         return Ok(None);
-    }
+    };
     let name = MessageName { log, m_id: message.m_id };
     let delivered = v1::DeliveredMessage {
-        channel: message.channel.to_string(),
+        channel: channel.to_string(),
         epoch: message.epoch.get(),
         message: Some(name.into_wire()),
         stamp: message.stamp.get(),
@@ -88,7 +101,7 @@ fn live_message(log: LogName, bytes: &Bytes) -> Result<Option<LiveMessage>, Stat
             .map(interlock_rpc::trace::format_traceparent)
             .unwrap_or_default(),
     };
-    Ok(Some(LiveMessage { name, channel: message.channel, trace: message.trace, delivered }))
+    Ok(Some(LiveMessage { name, channel, trace: message.trace, delivered }))
 }
 
 fn row_of(row: v1::LogRow) -> Result<Row, Status> {
@@ -118,12 +131,7 @@ pub(crate) fn subscriber_cursor(bytes: &[u8]) -> Result<Cursor, Status> {
 /// One consumer span per gateway for a message whose publish call was sampled,
 /// so that its one trace ends where subscribers get it.
 pub(crate) fn trace_delivery(namespace: &str, message: &LiveMessage) {
-    if let Some(trace) = &message.trace {
-        let span =
-            interlock_telemetry::spans::process(namespace, message.channel.as_str(), message.name);
-        interlock_rpc::trace::set_parent(&span, trace);
-        span.in_scope(
-            || tracing::debug!(message = %message.name, "delivered to this region's subscribers"),
-        );
-    }
+    interlock_rpc::trace::tell_step(message.trace.as_ref(), "delivered", || {
+        interlock_telemetry::spans::process(namespace, message.channel.as_str(), message.name)
+    });
 }

@@ -29,6 +29,23 @@ macro_rules! hand_on {
     }};
 }
 
+/// Hands a stream on. It takes room of its own for as long as its client keeps it.
+macro_rules! hand_on_stream {
+    ($self:ident, $service:ident, $method:ident, $request:expr) => {{
+        let node = $self.push_nodes.current()?;
+        let slot = node.streams.slot().await?;
+        let outcome = $service::client(slot.channel.clone()).$method($request).await;
+        let response = outcome.inspect_err(|status| $self.push_nodes.failed(&node, status))?;
+        Ok(response.map(|stream| {
+            let stream = stream.map(move |item| {
+                let _until_the_end = &slot;
+                item
+            });
+            Box::pin(stream) as Responses<_>
+        }))
+    }};
+}
+
 #[tonic::async_trait]
 impl channel::Service for Forwarding {
     type WatchChannelsStream = Responses<v1::WatchChannelsResponse>;
@@ -72,8 +89,7 @@ impl channel::Service for Forwarding {
         &self,
         request: Request<v1::WatchChannelsRequest>,
     ) -> Result<Response<Self::WatchChannelsStream>, Status> {
-        let response = hand_on!(self, channel, watch_channels, request)?;
-        Ok(response.map(|stream| Box::pin(stream) as Self::WatchChannelsStream))
+        hand_on_stream!(self, channel, watch_channels, request)
     }
 
     async fn get_channel_content(
@@ -115,7 +131,6 @@ impl publish::Service for Forwarding {
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         // A client that breaks off ends the stream to the push-node too.
         let request = request.map(|stream| stream.map_while(Result::ok));
-        let response = hand_on!(self, publish, publish_stream, request)?;
-        Ok(response.map(|stream| Box::pin(stream) as Self::PublishStreamStream))
+        hand_on_stream!(self, publish, publish_stream, request)
     }
 }

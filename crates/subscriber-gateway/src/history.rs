@@ -11,9 +11,10 @@ use interlock_rpc::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::catch_up::{CatchUp, Next, Until};
+use crate::catch_up::{CatchUp, Next, Until, from_cursor};
 use crate::delivered::{subscriber_cursor, unknown_branch};
 use crate::fan_out::{Item, LiveMessage};
+use crate::hand_over::hand_over;
 use crate::push_nodes::PushNodes;
 use crate::upstream::row_conflict;
 
@@ -53,7 +54,7 @@ async fn read_all(
         _ => v1::start_position::Position::Oldest(true),
     };
     let start = v1::StartPosition { position: Some(start) };
-    let (mut read, opened) = CatchUp::open(
+    let (read, opened) = CatchUp::open(
         push_nodes,
         gateway,
         &request.namespace,
@@ -80,17 +81,36 @@ async fn read_all(
             return Ok(());
         }
     }
+    let mut read = Some(read);
     loop {
-        let response = match read.next().await? {
-            Next::Finished => {
-                let _ = responses.send(Ok(history.response())).await;
-                return Ok(());
-            }
-            Next::Waiting => continue,
-            Next::Items(rows, items) => history.take(rows, items)?,
+        let Some(open) = &mut read else {
+            // It did not read for long, and now goes on where it stands.
+            let start = history.position.own().map(from_cursor).unwrap_or_default();
+            let (again, opened) = CatchUp::open(
+                push_nodes,
+                gateway,
+                &request.namespace,
+                filter,
+                start,
+                Until::Now,
+                Vec::new(),
+            )
+            .await?;
+            history.learn(opened.rows)?;
+            read = Some(again);
+            continue;
         };
-        let is_last = response.more;
-        if responses.send(Ok(response)).await.is_err() || is_last {
+        let (response, is_last) = match open.next().await? {
+            Next::Finished => (history.response(), true),
+            Next::Waiting => continue,
+            Next::Items(rows, items) => {
+                let response = history.take(rows, items)?;
+                let is_last = response.more;
+                (response, is_last)
+            }
+        };
+        let handed = hand_over(responses, Ok(response), || read = None).await;
+        if handed.is_err() || is_last {
             return Ok(());
         }
     }
@@ -111,15 +131,20 @@ impl History {
         v1::ReadHistoryResponse { cursor, ..Default::default() }
     }
 
+    fn learn(&mut self, rows: Vec<Row>) -> Result<(), Status> {
+        for row in rows {
+            self.rows.insert(row).map_err(row_conflict)?;
+        }
+        Ok(())
+    }
+
     /// What to answer of what has been read; `more` when the limit cut it off.
     fn take(
         &mut self,
         rows: Vec<Row>,
         items: Vec<Item>,
     ) -> Result<v1::ReadHistoryResponse, Status> {
-        for row in rows {
-            self.rows.insert(row).map_err(row_conflict)?;
-        }
+        self.learn(rows)?;
         let (mut messages, mut gaps) = (Vec::new(), Vec::new());
         let mut more = false;
         for item in items {
@@ -135,7 +160,7 @@ impl History {
                     self.position.pass(&log, MessageNumber::new(gap.through), &self.rows);
                     gaps.push(gap);
                 }
-                Item::Event(_) => {}
+                Item::Event { .. } => {}
             }
         }
         Ok(v1::ReadHistoryResponse { messages, gaps, more, ..self.response() })

@@ -10,9 +10,13 @@
 mod catch_up;
 mod config;
 mod delivered;
+#[cfg(test)]
+mod fake_push_node;
 mod fan_out;
 mod forwarding;
+mod hand_over;
 mod history;
+mod live_queue;
 mod metrics;
 mod namespaces;
 mod push_nodes;
@@ -21,9 +25,10 @@ mod region_watch;
 #[cfg(test)]
 mod samples;
 mod service;
+mod stream_slots;
 mod subscribe_service;
 mod subscriber_session;
 mod upstream;
 
-pub use config::{Config, Flags};
+pub use config::{Config, ConfigError, Flags};
 pub use service::{Gateway, Running, StartError};

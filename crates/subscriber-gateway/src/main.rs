@@ -1,89 +1,99 @@
-//! `subscriber-gateway`: telemetry, configuration, build, run, drain.
+//! The `subscriber-gateway` binary.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use interlock_rpc::channel::EndpointConfig;
+use interlock_rpc::process::{HealthArguments, StopSignals, explained};
 use interlock_subscriber_gateway::{Config, Flags, Gateway};
 use interlock_telemetry::TelemetryConfig;
-use tokio::signal::unix::{SignalKind, signal};
 
-/// Interlock's subscriber-gateway.
+/// Serves a region's subscribers from one upstream copy of each message.
 #[derive(Parser)]
-#[command(name = "subscriber-gateway", version, about)]
+#[command(name = "subscriber-gateway", version)]
 struct Arguments {
-    /// The configuration file.
-    #[arg(long, env = "INTERLOCK_CONFIG", global = true)]
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The configuration, a TOML file.
+    #[arg(long, env = "INTERLOCK_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Print the configuration as it results from file, environment and flags, and exit.
+    /// Print the configuration that results from file, environment and flags.
     #[arg(long)]
     print_config: bool,
-    /// Print one JSON line with the addresses once it listens.
+    /// Write one JSON line with the addresses to stdout once it listens.
     #[arg(long)]
     announce: bool,
     #[command(flatten)]
     flags: Flags,
-    #[command(subcommand)]
-    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Ask a running gateway whether it serves; exits 0 if it does.
-    Health {
-        /// Where it listens, `host:port`.
-        #[arg(long, default_value = "127.0.0.1:7020")]
-        address: String,
-    },
+    /// Ask a running gateway whether it serves; exits with 0 if it does.
+    Health(HealthArguments),
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Health { address }) = &arguments.command {
-        return health(address).await;
+    interlock_rpc::install_crypto_provider();
+    match execute(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("subscriber-gateway: {}", explained(error.as_ref()));
+            ExitCode::FAILURE
+        }
     }
-    let config = Config::load(arguments.config.as_ref(), &arguments.flags)?;
+}
+
+async fn execute(arguments: Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments.config.as_deref(), &arguments.flags)?;
+    if let Some(Command::Health(arguments)) = arguments.command {
+        return Ok(arguments.ask(config.listen).await?);
+    }
     if arguments.print_config {
-        print!("{}", toml::to_string_pretty(&config)?);
+        print!("{}", config.to_toml());
         return Ok(());
     }
-    interlock_rpc::install_crypto_provider();
+    config.validate()?;
+
     let telemetry = interlock_telemetry::init(&TelemetryConfig {
         region: Some(config.region.clone()),
-        node: Some(config.name.clone()),
+        node: Some(config.gateway.clone()),
         log_format: config.log_format,
         log_filter: config.log_filter.clone(),
         ..TelemetryConfig::new("subscriber-gateway")
     })?;
+    let mut stop = StopSignals::new().context("waiting for signals")?;
 
-    // Signals count from here on, also while it starts.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let running = Gateway::start(config).await?;
+    let running = tokio::select! {
+        started = Gateway::start(config) => started?,
+        () = stop.received() => return Ok(()),
+    };
     tracing::info!(listen = %running.listen(), metrics = %running.metrics(), "serving");
     if arguments.announce {
-        let line = serde_json::json!({
-            "event": "listening",
-            "service": "subscriber-gateway",
-            "listen": running.listen().to_string(),
-            "metrics": running.metrics().to_string(),
-        });
-        println!("{line}");
+        println!("{}", running.announcement());
     }
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+
+    stop.received().await;
     tracing::info!("draining");
-    running.shutdown().await;
+    tokio::select! {
+        () = running.shutdown() => {}
+        // Whoever asks a second time does not want to wait.
+        () = stop.received() => tracing::warn!("ending at once"),
+    }
     telemetry.shutdown().await;
     Ok(())
 }
 
-async fn health(address: &str) -> anyhow::Result<()> {
-    interlock_rpc::health::check(&EndpointConfig::new(address))
-        .await
-        .with_context(|| format!("{address} does not serve"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
 }

@@ -3,7 +3,7 @@
 use interlock_telemetry::metrics::{Counter, Gauge, Registry, RpcMetrics};
 
 /// The gateway's metrics. Cloning shares them.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct GatewayMetrics {
     /// Streams that subscribers have open.
     pub subscriptions: Gauge,
@@ -17,6 +17,12 @@ pub struct GatewayMetrics {
     pub fell_behind: Counter,
     /// Gaps told to subscribers.
     pub gaps: Counter,
+    /// What is kept in memory for readers who keep up, of all namespaces.
+    pub queued_bytes: Gauge,
+    /// Streams from push-nodes for subscribers that read alone.
+    pub private_reads: Gauge,
+    /// Streams of clients that are handed on to push-nodes.
+    pub forwarded_streams: Gauge,
     /// Calls by method and code.
     pub rpc: RpcMetrics,
 }
@@ -39,6 +45,18 @@ impl GatewayMetrics {
                 "Times a subscriber fell behind the shared position and read on alone",
             ),
             gaps: registry.counter("gateway_gaps_told", "Gaps told to subscribers"),
+            queued_bytes: registry.gauge(
+                "gateway_queued_bytes",
+                "What is kept in memory for subscribers who keep up",
+            ),
+            private_reads: registry.gauge(
+                "gateway_private_reads",
+                "Streams from push-nodes for subscribers that read alone",
+            ),
+            forwarded_streams: registry.gauge(
+                "gateway_forwarded_streams",
+                "Streams of clients that are handed on to push-nodes",
+            ),
             rpc: RpcMetrics::register(registry),
         }
     }

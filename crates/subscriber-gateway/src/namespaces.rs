@@ -42,7 +42,7 @@ impl Namespaces {
                 return Arc::clone(&present.fan_out);
             }
         }
-        let fan_out = Arc::new(FanOut::new(namespace));
+        let fan_out = Arc::new(FanOut::new(namespace, &self.upstream.metrics.queued_bytes));
         let task = tokio::spawn(self.upstream.clone().run(Arc::clone(&fan_out)));
         let entry = Followed { fan_out: Arc::clone(&fan_out), task, idle: false };
         followed.insert(namespace.to_owned(), entry);

@@ -4,41 +4,81 @@
 //! sessions belong to a node; it turns to the next when a call cannot reach it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use interlock_core::limits::{
+    FORWARDED_STREAM_CONNECTIONS, MAX_FORWARDED_STREAMS_PER_CONNECTION,
+    MAX_PRIVATE_READS_PER_CONNECTION, PRIVATE_READ_CONNECTIONS, PRIVATE_READ_PATIENCE_MILLISECONDS,
+    PRIVATE_READ_WINDOW_BYTES,
+};
 use interlock_rpc::channel::{ChannelError, EndpointConfig};
 use interlock_rpc::status::{Reason, reason_of, refusal};
 use interlock_rpc::tls::TlsClientConfig;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-/// What one subscriber that reads alone, and slowly, leaves unread here.
-const READ_WINDOW_BYTES: u32 = 512 * 1024;
+use crate::metrics::GatewayMetrics;
+use crate::stream_slots::{SlotLimits, StreamSlots};
+
+/// Room for what single subscribers read alone. A read mostly ends soon, so a
+/// new one waits a little.
+const PRIVATE_READS: SlotLimits = SlotLimits {
+    connections: PRIVATE_READ_CONNECTIONS,
+    streams_per_connection: MAX_PRIVATE_READS_PER_CONNECTION,
+    patience: Duration::from_millis(PRIVATE_READ_PATIENCE_MILLISECONDS),
+};
+/// Room for streams that are handed on: they stay as long as their clients.
+const FORWARDED_STREAMS: SlotLimits = SlotLimits {
+    connections: FORWARDED_STREAM_CONNECTIONS,
+    streams_per_connection: MAX_FORWARDED_STREAMS_PER_CONNECTION,
+    patience: Duration::ZERO,
+};
 /// The largest window there is: streams that wait for their slow subscribers
 /// must not use up what the others of their connection need.
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
-/// One push-node of the region. Its connections are made when first used.
+/// One push-node of the region. Its connections are made when first used. What
+/// clients can keep open has connections of its own, so that it is never in the
+/// way of what all subscribers share.
 #[derive(Clone, Debug)]
 pub struct PushNode {
     /// Where it listens.
     pub address: String,
-    /// For calls, and for what all subscribers share.
+    /// For calls that are answered at once.
     pub calls: Channel,
+    /// For what all subscribers share.
+    pub upstream: Channel,
     /// For what single subscribers read alone.
-    pub reads: Channel,
+    pub(crate) reads: StreamSlots,
+    /// For streams that are handed on.
+    pub(crate) streams: StreamSlots,
 }
 
 impl PushNode {
-    fn connect(address: &str, tls: Option<&TlsClientConfig>) -> Result<Self, ChannelError> {
+    fn connect(address: &str, settings: &Settings) -> Result<Self, ChannelError> {
+        let Settings { tls, metrics, reads, streams } = settings;
         let endpoint = EndpointConfig {
             connection_window_bytes: CONNECTION_WINDOW_BYTES,
-            ..EndpointConfig::bulk(address).tls(tls.cloned()).user("subscriber-gateway")
+            ..EndpointConfig::bulk(address).tls(tls.clone()).user("subscriber-gateway")
         };
-        let reads = EndpointConfig { stream_window_bytes: READ_WINDOW_BYTES, ..endpoint.clone() };
+        let of_reads =
+            EndpointConfig { stream_window_bytes: PRIVATE_READ_WINDOW_BYTES, ..endpoint.clone() };
         Ok(Self {
             address: address.to_owned(),
             calls: endpoint.connect_lazy()?,
-            reads: reads.connect_lazy()?,
+            upstream: endpoint.connect_lazy()?,
+            reads: StreamSlots::new(
+                "subscribers that read alone",
+                &of_reads,
+                *reads,
+                &metrics.private_reads,
+            )?,
+            streams: StreamSlots::new(
+                "streams handed on",
+                &endpoint,
+                *streams,
+                &metrics.forwarded_streams,
+            )?,
         })
     }
 }
@@ -47,7 +87,16 @@ impl PushNode {
 #[derive(Clone, Debug)]
 pub struct PushNodes {
     known: Arc<Mutex<Known>>,
+    settings: Arc<Settings>,
+}
+
+/// How their connections are made.
+#[derive(Debug)]
+struct Settings {
     tls: Option<TlsClientConfig>,
+    metrics: GatewayMetrics,
+    reads: SlotLimits,
+    streams: SlotLimits,
 }
 
 #[derive(Debug, Default)]
@@ -59,8 +108,20 @@ struct Known {
 
 impl PushNodes {
     /// None yet.
-    pub fn new(tls: Option<TlsClientConfig>) -> Self {
-        Self { known: Arc::default(), tls }
+    pub fn new(tls: Option<TlsClientConfig>, metrics: GatewayMetrics) -> Self {
+        Self::with_limits(tls, metrics, PRIVATE_READS, FORWARDED_STREAMS)
+    }
+
+    pub(crate) fn with_limits(
+        tls: Option<TlsClientConfig>,
+        metrics: GatewayMetrics,
+        reads: SlotLimits,
+        streams: SlotLimits,
+    ) -> Self {
+        Self {
+            known: Arc::default(),
+            settings: Arc::new(Settings { tls, metrics, reads, streams }),
+        }
     }
 
     /// Uses these from now on; connections to nodes that stay are kept, and the
@@ -71,7 +132,7 @@ impl PushNodes {
             .iter()
             .map(|address| match known.nodes.iter().find(|node| node.address == *address) {
                 Some(node) => Ok(node.clone()),
-                None => PushNode::connect(address, self.tls.as_ref()),
+                None => PushNode::connect(address, &self.settings),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let used = known.nodes.get(known.current).map(|node| &node.address);
@@ -131,6 +192,8 @@ pub(crate) fn is_final(status: &Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use interlock_telemetry::metrics::Registry;
+
     use super::*;
 
     fn addresses(names: &[&str]) -> Vec<String> {
@@ -143,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_node_in_use_stays_in_use_when_others_come_and_go() {
-        let nodes = PushNodes::new(None);
+        let nodes = PushNodes::new(None, GatewayMetrics::register(&Registry::new()));
         assert_eq!(nodes.current().expect_err("none").code(), Code::Unavailable);
         nodes.replace(&addresses(&["a", "b"])).expect("addresses");
         let first = nodes.current().expect("a node");

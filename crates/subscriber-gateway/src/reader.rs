@@ -9,6 +9,7 @@ use interlock_core::clock::Moment;
 use interlock_core::cursor::Cursor;
 use interlock_core::delivery::{ChannelFilter, OriginNews, ReaderPosition, Step, UnknownBranch};
 use interlock_core::identity::{LogName, MessageName, MessageNumber, NodeNumber};
+use interlock_core::names::ChannelName;
 use interlock_core::replication::rows::{Row, RowConflict, Rows};
 use interlock_rpc::channel::Backoff;
 use interlock_rpc::v1;
@@ -182,8 +183,10 @@ impl Reader {
                         self.position.pass(log, *through, &self.rows);
                     }
                 }
-                Item::Event(event) => {
-                    if self.filter.matches(&event.channel) {
+                Item::Event { name, from, channel, event } => {
+                    if self.filter.matches(channel.as_str())
+                        && name.is_none_or(|name| self.is_next(&name, *from, channel, now))
+                    {
                         let event = v1::DeliveredChannelEvent { event: Some(event.clone()) };
                         deliveries.push(delivery(v1::delivery::Event::ChannelEvent(event)));
                     }
@@ -245,6 +248,19 @@ impl Reader {
         goes_on
     }
 
+    /// Whether the message of an event is new to the reader, who has all that
+    /// comes before it in its log. If not, it is told with those, or was told.
+    fn is_next(
+        &mut self,
+        name: &MessageName,
+        from: Option<MessageNumber>,
+        channel: &ChannelName,
+        now: Moment,
+    ) -> bool {
+        self.position.step(name, channel, &self.rows) == Step::Deliver
+            && from.is_none_or(|from| self.goes_on_at(&name.log, from, now))
+    }
+
     fn lacks_something(&mut self, now: Moment) {
         if self.read_again.is_none() {
             self.read_again = Some(now + self.patience.next_delay());
@@ -281,7 +297,8 @@ mod tests {
 
     use super::*;
     use crate::fan_out::{Attachment, FanOut};
-    use crate::samples::{NAMESPACE, log, run};
+    use crate::live_queue::Taken;
+    use crate::samples::{NAMESPACE, fan_out, log, run};
 
     fn row(log: LogName, parent: Option<(u64, u64)>) -> Row {
         let parents = parent
@@ -333,7 +350,7 @@ mod tests {
         from: &[(LogName, u64)],
         limit: Option<u64>,
     ) -> (FanOut, Attachment, Reader) {
-        let fan_out = FanOut::new("demo");
+        let fan_out = fan_out("demo");
         fan_out.open(NAMESPACE, cursor(at), rows()).expect("consistent rows");
         let attachment = fan_out.attach().await.expect("open");
         let mut reader =
@@ -344,17 +361,17 @@ mod tests {
         (fan_out, attachment, reader)
     }
 
-    fn follow(attachment: &mut Attachment, reader: &mut Reader) -> Vec<u64> {
-        let batch = attachment.batches.try_recv().expect("a batch");
+    fn follow(fan_out: &FanOut, attachment: &Attachment, reader: &mut Reader) -> Vec<u64> {
+        let Some(Taken::Batch(batch)) = fan_out.try_next(attachment) else { panic!("a batch") };
         numbers(&reader.follow(&batch, Moment::START).expect("consistent rows"))
     }
 
     #[tokio::test]
     async fn a_limit_inside_a_batch_leaves_the_cursor_at_the_last_message() {
-        let (fan_out, mut attachment, mut reader) =
+        let (fan_out, attachment, mut reader) =
             joined(&[(log(1, 11), 3)], &[(log(1, 11), 3)], Some(2)).await;
         fan_out.publish(vec![run(log(1, 11), 4..=7), run(log(2, 21), 1..=1)]);
-        assert_eq!(follow(&mut attachment, &mut reader), [4, 5]);
+        assert_eq!(follow(&fan_out, &attachment, &mut reader), [4, 5]);
         assert!(reader.is_done());
         let told = Cursor::decode(&reader.cursor()).expect("a cursor");
         assert_eq!(told, cursor(&[(log(1, 11), 5)]));
@@ -362,10 +379,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_ahead_is_told_nothing_twice_and_joins() {
-        let (fan_out, mut attachment, mut reader) =
+        let (fan_out, attachment, mut reader) =
             joined(&[(log(1, 11), 3)], &[(log(1, 11), 5)], None).await;
         fan_out.publish(vec![run(log(1, 11), 4..=6)]);
-        assert_eq!(follow(&mut attachment, &mut reader), [6]);
+        assert_eq!(follow(&fan_out, &attachment, &mut reader), [6]);
         assert!(reader.is_shared());
     }
 
@@ -373,7 +390,7 @@ mod tests {
     /// everything else goes on, and nothing is covered that was not shown.
     #[tokio::test]
     async fn what_the_push_node_does_not_have_holds_up_its_log_alone() {
-        let (fan_out, mut attachment, mut reader) =
+        let (fan_out, attachment, mut reader) =
             joined(&[(log(1, 11), 100)], &[(log(1, 11), 50)], None).await;
         let (start, excluded) = reader.begin_alone().expect("a position of its own");
         assert!(excluded.is_empty());
@@ -381,7 +398,7 @@ mod tests {
         reader.end_alone(&start, false, Moment::START);
 
         fan_out.publish(vec![run(log(1, 11), 101..=102), run(log(2, 21), 1..=2)]);
-        assert_eq!(follow(&mut attachment, &mut reader), [1, 2]);
+        assert_eq!(follow(&fan_out, &attachment, &mut reader), [1, 2]);
         let told = Cursor::decode(&reader.cursor()).expect("a cursor");
         assert_eq!(told, cursor(&[(log(1, 11), 60), (log(2, 21), 2)]));
         assert!(!reader.is_shared());
@@ -401,19 +418,19 @@ mod tests {
     /// under a new opening: nobody waits for what is lost.
     #[tokio::test]
     async fn a_lost_end_of_a_log_does_not_hold_up_the_next_opening() {
-        let (fan_out, mut attachment, mut reader) =
+        let (fan_out, attachment, mut reader) =
             joined(&[(log(1, 11), 100)], &[(log(1, 11), 50)], None).await;
         let (start, _) = reader.begin_alone().expect("a position of its own");
         reader.take(&[run(log(1, 11), 51..=90)], Moment::START);
         reader.end_alone(&start, false, Moment::START);
         fan_out.learn(row(log(1, 12), Some((11, 90)))).expect("a consistent row");
         fan_out.publish(vec![run(log(1, 12), 91..=92)]);
-        assert_eq!(follow(&mut attachment, &mut reader), [91, 92]);
+        assert_eq!(follow(&fan_out, &attachment, &mut reader), [91, 92]);
     }
 
     #[tokio::test]
     async fn a_row_that_comes_with_a_read_ends_holding_back() {
-        let fan_out = FanOut::new("demo");
+        let fan_out = fan_out("demo");
         fan_out.open(NAMESPACE, cursor(&[]), rows()).expect("consistent rows");
         let attachment = fan_out.attach().await.expect("open");
         let mut reader =
@@ -427,5 +444,59 @@ mod tests {
         assert!(reader.must_read_again(&rows, &[], Moment::START).expect("consistent rows"));
         let read = [run(log(1, 11), 1..=90), run(log(1, 12), 91..=96)];
         assert_eq!(numbers(&reader.take(&read, Moment::START)), [96]);
+    }
+
+    fn deletion(log: LogName, m_id: u64) -> Item {
+        let name = MessageName { log, m_id: MessageNumber::new(m_id) };
+        let event = v1::ChannelEvent { channel: "news".to_owned(), ..Default::default() };
+        let channel = ChannelName::parse("news").expect("a name");
+        Item::Event { name: Some(name), from: None, channel, event }
+    }
+
+    fn told_events(deliveries: &[v1::Delivery]) -> usize {
+        let is_event = |delivery: &&v1::Delivery| {
+            matches!(delivery.event, Some(v1::delivery::Event::ChannelEvent(_)))
+        };
+        deliveries.iter().filter(is_event).count()
+    }
+
+    /// A reader who is behind is told of a deletion behind the messages that come
+    /// before it, and once.
+    #[tokio::test]
+    async fn a_channel_event_keeps_its_place_among_the_messages() {
+        let (fan_out, attachment, mut reader) =
+            joined(&[(log(1, 11), 100)], &[(log(1, 11), 50)], None).await;
+        let (start, _) = reader.begin_alone().expect("a position of its own");
+        reader.end_alone(&start, false, Moment::START);
+        fan_out.publish(vec![deletion(log(1, 11), 101)]);
+        fan_out.publish(vec![run(log(1, 11), 102..=102)]);
+        for _ in 0..2 {
+            let Some(Taken::Batch(batch)) = fan_out.try_next(&attachment) else { panic!("two") };
+            let told = reader.follow(&batch, Moment::START).expect("consistent rows");
+            assert!(told.is_empty(), "not before what comes before it: {told:?}");
+        }
+        // It reads alone, and is told in order.
+        reader.begin_alone().expect("a position of its own");
+        let read =
+            [run(log(1, 11), 51..=100), deletion(log(1, 11), 101), run(log(1, 11), 102..=102)];
+        let told = reader.take(&read, Moment::START);
+        assert_eq!((told.len(), told_events(&told)), (52, 1));
+        assert_eq!(told_events(&told[50..51]), 1, "behind the messages before it");
+        assert_eq!(told_events(&reader.take(&read, Moment::START)), 0, "and once");
+    }
+
+    #[tokio::test]
+    async fn an_event_of_a_held_back_origin_waits_with_its_messages() {
+        let fan_out = fan_out("demo");
+        fan_out.open(NAMESPACE, cursor(&[]), rows()).expect("consistent rows");
+        let attachment = fan_out.attach().await.expect("open");
+        let mut reader =
+            Reader::new(attachment.position.clone(), ChannelFilter::default(), None, 7);
+        let from = cursor(&[(log(1, 12), 95)]);
+        reader.start_at(from, Vec::new(), Moment::START).expect("consistent rows");
+        let told = reader.take(&[deletion(log(1, 11), 3)], Moment::START);
+        assert!(told.is_empty(), "{told:?}");
+        let told = reader.take(&[deletion(log(2, 21), 1)], Moment::START);
+        assert_eq!(told_events(&told), 1, "the others are told");
     }
 }

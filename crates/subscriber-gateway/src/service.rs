@@ -13,14 +13,14 @@ use interlock_telemetry::{MetricsServer, Readiness};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fan_out::Timer;
 use crate::forwarding::Forwarding;
 use crate::metrics::GatewayMetrics;
 use crate::namespaces::{IDLE_CHECK_INTERVAL, Namespaces};
 use crate::push_nodes::PushNodes;
 use crate::region_watch::RegionWatch;
-use crate::subscribe_service::SubscribeService;
+use crate::subscribe_service::{SubscribeService, SubscriptionRoom};
 use crate::upstream::Upstream;
 
 /// How long calls may take to end when the gateway stops.
@@ -29,6 +29,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Why a gateway cannot start. A retry helps after it has been mended.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// An address is taken, or not one of this machine.
     #[error("listening at {address}: {source}")]
     Listen {
@@ -61,6 +64,7 @@ pub struct Running {
 impl Gateway {
     /// Binds, connects lazily, serves.
     pub async fn start(config: Config) -> Result<Running, StartError> {
+        config.validate()?;
         let listen_error = |address| move |source| StartError::Listen { address, source };
         let listener = Listener::bind(config.listen).await.map_err(listen_error(config.listen))?;
         let registry = Registry::new();
@@ -71,7 +75,7 @@ impl Gateway {
                 .map_err(listen_error(config.metrics_listen))?;
         let metrics = GatewayMetrics::register(&registry);
 
-        let push_nodes = PushNodes::new(config.tls_client.clone());
+        let push_nodes = PushNodes::new(config.tls_client.clone(), metrics.clone());
         push_nodes.replace(&config.push_nodes)?;
         let mut tasks = Vec::new();
         if let (true, Some(control_plane)) = (config.push_nodes.is_empty(), &config.control_plane) {
@@ -87,7 +91,7 @@ impl Gateway {
 
         let timer = Timer::start();
         let namespaces = Namespaces::new(Upstream {
-            gateway: config.name.clone(),
+            gateway: config.gateway.clone(),
             push_nodes: push_nodes.clone(),
             metrics: metrics.clone(),
             timer,
@@ -97,12 +101,13 @@ impl Gateway {
 
         let (draining, is_draining) = watch::channel(false);
         let subscribe = SubscribeService {
-            gateway: config.name.clone(),
+            gateway: config.gateway.clone(),
             namespaces: namespaces.clone(),
             push_nodes: push_nodes.clone(),
             metrics: metrics.clone(),
             timer,
             draining: is_draining,
+            subscriptions: SubscriptionRoom::new(),
         };
         let forwarding = Forwarding { push_nodes };
         let rpc = metrics.rpc.clone();
@@ -129,6 +134,17 @@ impl Running {
     /// Where Prometheus reads.
     pub fn metrics(&self) -> SocketAddr {
         self.metrics.local_addr()
+    }
+
+    /// The line that `--announce` writes.
+    pub fn announcement(&self) -> String {
+        serde_json::json!({
+            "event": "listening",
+            "service": "subscriber-gateway",
+            "listen": self.listen(),
+            "metrics": self.metrics(),
+        })
+        .to_string()
     }
 
     /// Sends subscribers elsewhere, ends calls, stops.

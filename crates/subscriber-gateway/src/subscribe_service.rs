@@ -1,15 +1,18 @@
 //! `SubscribeService`: where subscribers call (METHOD M13).
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use interlock_core::delivery::ChannelFilter;
+use interlock_core::limits::{MAX_SUBSCRIPTIONS, MAX_UNREAD_RESPONSES};
 use interlock_core::names::NamespaceName;
 use interlock_rpc::convert::InvalidField;
 use interlock_rpc::convert::delivery::start_position;
 use interlock_rpc::services::subscribe::Service;
 use interlock_rpc::status::{Reason, reason_of, refusal};
 use interlock_rpc::{services, v1};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -21,10 +24,6 @@ use crate::namespaces::Namespaces;
 use crate::push_nodes::PushNodes;
 use crate::subscriber_session::SubscriberSession;
 
-/// How many responses a subscriber may leave unread before its session waits;
-/// each is at most about a batch.
-const UNREAD_RESPONSES: usize = 4;
-
 /// The service.
 pub(crate) struct SubscribeService {
     pub(crate) gateway: String,
@@ -33,6 +32,30 @@ pub(crate) struct SubscribeService {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) timer: Timer,
     pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) subscriptions: SubscriptionRoom,
+}
+
+/// When a retry may help where there are too many subscriptions.
+const ROOM_RETRY: Duration = Duration::from_secs(5);
+
+/// Room for as many subscriptions as the gateway takes, reads of history included.
+pub(crate) struct SubscriptionRoom(Arc<Semaphore>);
+
+impl SubscriptionRoom {
+    pub(crate) fn new() -> Self {
+        Self::of(MAX_SUBSCRIPTIONS)
+    }
+
+    fn of(subscriptions: usize) -> Self {
+        Self(Arc::new(Semaphore::new(subscriptions)))
+    }
+
+    fn take(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
+            let text = "this gateway has as many subscriptions as it takes";
+            refusal(Reason::TooManyConnections, text).retry_after(ROOM_RETRY).into_status()
+        })
+    }
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -48,6 +71,7 @@ impl Service for SubscribeService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
         self.refuse_while_draining()?;
+        let room = self.subscriptions.take()?;
         check_namespace(&request.namespace)?;
         if request.channels.is_empty() {
             return Err(invalid("channels", "name at least one channel, or * for all"));
@@ -55,7 +79,7 @@ impl Service for SubscribeService {
         let filter = filter(&request.channels)?;
         let start = checked_start(request.start)?.unwrap_or_default();
         self.check_channels(&request.namespace, &filter, is_resumed(&start)).await?;
-        let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
+        let (responses, stream) = mpsc::channel(MAX_UNREAD_RESPONSES);
         let session = SubscriberSession {
             gateway: self.gateway.clone(),
             fan_out: self.namespaces.follow(&request.namespace),
@@ -69,7 +93,10 @@ impl Service for SubscribeService {
             draining: self.draining.clone(),
             seed: rand::random(),
         };
-        tokio::spawn(session.run(start));
+        tokio::spawn(async move {
+            session.run(start).await;
+            drop(room);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -79,12 +106,13 @@ impl Service for SubscribeService {
     ) -> Result<Response<Self::ReadHistoryStream>, Status> {
         let request = request.into_inner();
         self.refuse_while_draining()?;
+        let room = self.subscriptions.take()?;
         check_namespace(&request.namespace)?;
         let filter = filter(&request.channels)?;
         let start = checked_start(request.start.clone())?;
         let resumed = start.as_ref().is_some_and(is_resumed);
         self.check_channels(&request.namespace, &filter, resumed).await?;
-        let (responses, stream) = mpsc::channel(UNREAD_RESPONSES);
+        let (responses, stream) = mpsc::channel(MAX_UNREAD_RESPONSES);
         let read = history::read(
             self.push_nodes.clone(),
             self.gateway.clone(),
@@ -92,7 +120,10 @@ impl Service for SubscribeService {
             filter,
             responses,
         );
-        tokio::spawn(read);
+        tokio::spawn(async move {
+            read.await;
+            drop(room);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
@@ -163,4 +194,20 @@ fn invalid(field: &str, reason: &str) -> Status {
     refusal(Reason::InvalidField, format!("{field}: {reason}"))
         .field(InvalidField::new(field, reason))
         .into_status()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_subscriptions_than_there_is_room_for_are_refused() {
+        let room = SubscriptionRoom::of(2);
+        let (first, _second) = (room.take().expect("room"), room.take().expect("room"));
+        let refused = room.take().expect_err("no room");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(reason_of(&refused), Some(Reason::TooManyConnections));
+        drop(first);
+        assert!(room.take().is_ok(), "there is room again");
+    }
 }

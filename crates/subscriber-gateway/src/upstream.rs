@@ -14,7 +14,7 @@ use interlock_rpc::{services, v1};
 use tonic::Status;
 use tracing::{debug, info, warn};
 
-use crate::delivered::{Opened, log_of_gap, opened, run_of, trace_delivery};
+use crate::delivered::{Opened, channel_event, log_of_gap, opened, run_of, trace_delivery};
 use crate::fan_out::{FanOut, Item, Timer};
 use crate::metrics::GatewayMetrics;
 use crate::push_nodes::{PushNodes, is_final};
@@ -53,7 +53,7 @@ impl Upstream {
             Ok(node) => node,
             Err(status) => return status,
         };
-        let client = services::delivery::client(node.calls.clone());
+        let client = services::delivery::client(node.upstream.clone());
         let Err(status) = self.follow_at(fan_out, backoff, client).await;
         self.push_nodes.failed(&node, &status);
         status
@@ -85,7 +85,7 @@ impl Upstream {
                 }
                 Some(v1::follow_response::Body::Batch(batch)) => self.take(fan_out, batch)?,
                 Some(v1::follow_response::Body::ChannelEvent(event)) => {
-                    fan_out.publish(vec![Item::Event(event)]);
+                    fan_out.publish(vec![channel_event(event)?]);
                 }
                 Some(v1::follow_response::Body::Gap(gap)) => {
                     let log = log_of_gap(&gap)?;
@@ -146,7 +146,7 @@ impl Upstream {
                 Some(OriginNews { origin: NodeNumber::new(origin.origin), incarnation, heard_at })
             })
             .collect();
-        fan_out.hear(heartbeat.origins, news);
+        fan_out.hear(heartbeat.origins, news, now);
     }
 }
 

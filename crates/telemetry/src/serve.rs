@@ -51,13 +51,6 @@ impl Readiness {
     pub fn reason(&self) -> Option<String> {
         self.reason.borrow().clone()
     }
-
-    /// Waits until work is welcome.
-    pub async fn wait_until_ready(&self) {
-        let mut reason = self.reason.subscribe();
-        // This handle keeps the sender, so the wait ends only by the condition.
-        let _ = reason.wait_for(Option::is_none).await;
-    }
 }
 
 /// The metrics' listener, until it is shut down or dropped.

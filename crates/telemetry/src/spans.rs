@@ -7,9 +7,7 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use opentelemetry_semantic_conventions::attribute;
 use tracing::{Span, field};
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The value of `messaging.system`.
 pub const MESSAGING_SYSTEM: &str = "interlock";
@@ -44,8 +42,13 @@ pub fn publish(namespace: &str, channel: &str) -> Span {
 }
 
 /// `process {channel}`, a CONSUMER: what another member or a gateway does with
-/// a message. Make its parent or link the context that the message carries.
-pub fn process(namespace: &str, channel: &str, message: impl Display) -> Span {
+/// a message, in the trace that the message carries. `None` where this process
+/// exports no spans.
+pub fn process(namespace: &str, channel: &str, message: impl Display) -> Option<Span> {
+    exporting().then(|| process_span(namespace, channel, message))
+}
+
+fn process_span(namespace: &str, channel: &str, message: impl Display) -> Span {
     tracing::info_span!(
         target: "interlock_telemetry::messages",
         "process",
@@ -61,23 +64,6 @@ pub fn process(namespace: &str, channel: &str, message: impl Display) -> Span {
         interlock.namespace = namespace,
         interlock.origin = field::Empty,
     )
-}
-
-/// Work on many messages at once, such as one batch of the log: an INTERNAL
-/// span that links to the messages' own.
-pub fn batch(operation: &'static str, messages: usize) -> Span {
-    let span = tracing::info_span!(
-        target: "interlock_telemetry::messages",
-        "batch",
-        otel.name = operation,
-        otel.status_code = field::Empty,
-        otel.status_description = field::Empty,
-        messaging.system = MESSAGING_SYSTEM,
-        messaging.operation.name = operation,
-    );
-    let count = i64::try_from(messages).unwrap_or(i64::MAX);
-    span.set_attribute(attribute::MESSAGING_BATCH_MESSAGE_COUNT, count);
-    span
 }
 
 /// Tells a span of [`publish`] the name its message got.

@@ -1,18 +1,14 @@
 //! Spans leave over OTLP as the semantic conventions want them, in the traces
 //! that messages and callers belong to.
 //!
-//! Telemetry is configured by the environment and started once a process, so the
-//! exporting process is this test binary again, as a child.
+//! Telemetry is configured by the environment and started once a process, so what
+//! exports is a process of its own: `examples/exporting_process.rs`, which is built
+//! with the tests.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
-use interlock_core::message::TraceContext;
-use interlock_rpc::server::{GrpcServer, Listener, ServerConfig};
-use interlock_rpc::{channel::EndpointConfig, services, trace, v1};
-use interlock_telemetry::{LogFormat, TelemetryConfig, init, spans};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -45,91 +41,6 @@ impl TraceService for Collector {
     }
 }
 
-struct Node;
-
-#[tonic::async_trait]
-impl services::node::Service for Node {
-    async fn get_status(
-        &self,
-        _: Request<v1::GetStatusRequest>,
-    ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Err(Status::unavailable("not now"))
-    }
-
-    async fn drain(
-        &self,
-        request: Request<v1::DrainRequest>,
-    ) -> Result<Response<v1::DrainResponse>, Status> {
-        let context = trace::of_request(&request).expect("the call is traced");
-        assert_eq!(context.trace_id, TRACE_ID, "the handler runs in the caller's trace");
-        Ok(Response::new(v1::DrainResponse::default()))
-    }
-
-    async fn verify(
-        &self,
-        _: Request<v1::VerifyRequest>,
-    ) -> Result<Response<v1::VerifyResponse>, Status> {
-        Ok(Response::new(v1::VerifyResponse::default()))
-    }
-}
-
-/// The child: publishes one message, calls a server in its trace, processes it,
-/// and ends.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the process that the other test starts"]
-async fn exporting_process() {
-    let config = TelemetryConfig {
-        region: Some("north".into()),
-        node: Some("north-0".into()),
-        log_format: LogFormat::Json,
-        ..TelemetryConfig::new("push-node")
-    };
-    let guard = init(&config).expect("telemetry starts");
-    assert!(spans::exporting());
-    let context = TraceContext { trace_id: TRACE_ID, span_id: PARENT_SPAN, flags: 1 };
-
-    let publish = spans::publish("markets", "prices/EUR.USD");
-    trace::set_parent(&publish, &context);
-    spans::record_message_id(&publish, "3/7.0@00000000000000aa:12");
-
-    let listener = Listener::bind("127.0.0.1:0").await.expect("a free port");
-    let server = GrpcServer::new(ServerConfig::default())
-        .add_service(services::node::server(Node))
-        .serve(listener)
-        .await
-        .expect("serves");
-    let address = server.local_addr().to_string();
-    let channel = EndpointConfig::new(address).connect_lazy().expect("an address");
-    let mut request = Request::new(v1::DrainRequest::default());
-    publish.in_scope(|| trace::inject(&mut request));
-    services::node::client(channel.clone()).drain(request).await.expect("answers");
-    let mut request = Request::new(v1::GetStatusRequest::default());
-    publish.in_scope(|| trace::inject(&mut request));
-    services::node::client(channel).get_status(request).await.expect_err("unavailable");
-    server.shutdown(Duration::from_secs(5)).await;
-
-    let kept = trace::of_span(&publish).expect("sampled");
-    drop(publish);
-
-    // What another member does later, with nothing but the message's context.
-    let process = spans::process("markets", "prices/EUR.USD", "3/7.0@00000000000000aa:12");
-    trace::set_parent(&process, &kept);
-    spans::record_failure(&process, "no room");
-    drop(process);
-    let batch = spans::batch("commit", 3);
-    trace::add_link(&batch, &kept);
-    drop(batch);
-
-    // A trace that its publisher did not sample stays unsampled.
-    let unsampled = spans::process("markets", "unsampled", "3/7.0@00000000000000aa:13");
-    trace::set_parent(&unsampled, &TraceContext { flags: 0, ..context });
-    assert_eq!(trace::of_span(&unsampled), None);
-    drop(unsampled);
-
-    guard.shutdown().await;
-    assert!(!spans::exporting());
-}
-
 fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
     let attribute = attributes.iter().find(|attribute| attribute.key == key)?;
     match attribute.value.as_ref()?.value.as_ref()? {
@@ -137,6 +48,13 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
         Value::IntValue(number) => Some(number.to_string()),
         other => panic!("{key} is {other:?}"),
     }
+}
+
+/// Examples stand beside the folder that tests are in.
+fn exporting_process() -> PathBuf {
+    let test = std::env::current_exe().expect("this test");
+    let built = test.parent().and_then(|deps| deps.parent()).expect("tests are in deps/");
+    built.join("examples").join(format!("exporting_process{}", std::env::consts::EXE_SUFFIX))
 }
 
 /// What the child exports to a collector, which speaks TLS if it has a
@@ -161,8 +79,7 @@ async fn collect(
     );
 
     let child = tokio::task::spawn_blocking(move || {
-        Command::new(std::env::current_exe().expect("this test"))
-            .args(["--exact", "exporting_process", "--ignored", "--nocapture"])
+        Command::new(exporting_process())
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
             .envs(environment)
@@ -211,7 +128,6 @@ async fn spans_reach_the_collector_in_the_traces_they_belong_to() {
     assert_eq!(
         names,
         [
-            "commit",
             "interlock.v1.NodeService/Drain",
             "interlock.v1.NodeService/GetStatus",
             "process prices/EUR.USD",
@@ -250,9 +166,4 @@ async fn spans_reach_the_collector_in_the_traces_they_belong_to() {
     let code = text(&refused.attributes, "rpc.response.status_code");
     assert_eq!(code.as_deref(), Some("UNAVAILABLE"));
     assert_eq!(refused.status.as_ref().expect("a status").code(), StatusCode::Error);
-
-    let batch = &by_name["commit"];
-    assert_eq!(text(&batch.attributes, "messaging.batch.message_count").as_deref(), Some("3"));
-    let [link] = batch.links.as_slice() else { panic!("one link, not {:?}", batch.links) };
-    assert_eq!((link.trace_id.as_slice(), &link.span_id), (&TRACE_ID[..], &publish.span_id));
 }

@@ -1,28 +1,30 @@
-//! `interlock channel apply`: makes a namespace's channels match a file.
+//! `interlock channel apply`: makes the channels of namespaces match a file.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use interlock_client::v1;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::commands::channels::list;
-use crate::output::Format;
+use crate::exit::Differs;
+use crate::output::{Format, print};
 use crate::target::Target;
+use interlock_cli::usage::{UsageError, usage};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The file, YAML; `-` for stdin.
+    /// The file, YAML, with a document for each namespace; `-` for stdin.
     #[arg(short, long)]
     file: PathBuf,
     /// Do it without asking.
     #[arg(short, long)]
     yes: bool,
-    /// Only print the difference; exits 1 if there is one.
+    /// Only print the difference; exits 6 if there is one.
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
     /// Delete channels that the file does not name.
@@ -62,6 +64,18 @@ enum Change {
     Delete { name: String, etag: String, epoch: u64 },
 }
 
+impl Change {
+    /// As JSON.
+    fn value(&self, namespace: &str) -> Value {
+        let (op, name, fields) = match self {
+            Self::Create(wanted) => ("create", &wanted.name, [].as_slice()),
+            Self::Update { wanted, fields, .. } => ("update", &wanted.name, fields.as_slice()),
+            Self::Delete { name, .. } => ("delete", name, [].as_slice()),
+        };
+        json!({ "op": op, "namespace": namespace, "name": name, "fields": fields })
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -74,53 +88,94 @@ impl fmt::Display for Change {
     }
 }
 
+/// What is to change in one namespace.
+struct Plan {
+    namespace: String,
+    changes: Vec<Change>,
+}
+
 pub(crate) async fn run(target: &Target, arguments: Arguments) -> Result<()> {
-    let wanted = read(&arguments.file)?;
-    let present = list(target, &wanted.namespace, "", false).await?;
-    let changes = difference(&wanted.channels, &present, arguments.prune);
-    if target.format == Format::Table {
-        for change in &changes {
-            println!("{change}");
-        }
+    let mut plans = Vec::new();
+    for wanted in read(&arguments.file)? {
+        let present = list(target, &wanted.namespace, "", false).await?;
+        let changes = difference(&wanted.channels, &present, arguments.prune);
+        plans.push(Plan { namespace: wanted.namespace, changes });
     }
-    if changes.is_empty() {
-        return finished(target, &wanted.namespace, 0);
+    // Before anything changes, whatever becomes of it.
+    print(target.format, &value(&plans), || text(&plans))?;
+    let count: usize = plans.iter().map(|plan| plan.changes.len()).sum();
+    if count == 0 {
+        return Ok(());
     }
     if arguments.dry_run {
-        bail!("{} channels of {} differ from the file", changes.len(), wanted.namespace);
+        return Err(Differs(format!("{count} channels differ from the file")).into());
     }
-    if !arguments.yes && !confirmed(changes.len(), &wanted.namespace)? {
+    if !arguments.yes && !confirmed(count)? {
         bail!("nothing was changed");
     }
-    for change in &changes {
-        apply(target, &wanted.namespace, change).await.with_context(|| change.to_string())?;
+    for Plan { namespace, changes } in &plans {
+        for change in changes {
+            apply(target, namespace, change)
+                .await
+                .with_context(|| format!("{change} in {namespace}"))?;
+        }
     }
-    finished(target, &wanted.namespace, changes.len())
+    if target.format == Format::Table {
+        let channels = if count == 1 { "channel" } else { "channels" };
+        println!("{count} {channels} changed");
+    }
+    Ok(())
 }
 
-fn finished(target: &Target, namespace: &str, changes: usize) -> Result<()> {
-    let value = json!({ "namespace": namespace, "changes": changes });
-    crate::output::print(target.format, &value, || match changes {
-        0 => format!("{namespace} matches the file"),
-        changes => format!("{changes} channels of {namespace} changed"),
-    })
+fn value(plans: &[Plan]) -> Value {
+    let changes: Vec<Value> = plans
+        .iter()
+        .flat_map(|plan| plan.changes.iter().map(|change| change.value(&plan.namespace)))
+        .collect();
+    json!({ "changes": changes })
 }
 
-fn read(path: &PathBuf) -> Result<Wanted> {
+fn text(plans: &[Plan]) -> String {
+    let mut lines = Vec::new();
+    for Plan { namespace, changes } in plans {
+        match changes.as_slice() {
+            [] => lines.push(format!("{namespace} matches the file")),
+            changes => {
+                lines.push(format!("{namespace}:"));
+                lines.extend(changes.iter().map(ToString::to_string));
+            }
+        }
+    }
+    lines.join("\n")
+}
+
+fn read(path: &Path) -> Result<Vec<Wanted>> {
+    let named = || UsageError::new(path.display().to_string());
     let text = if path.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin())?
     } else {
-        std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+        std::fs::read_to_string(path).with_context(named)?
     };
-    let wanted: Wanted =
-        serde_yaml_ng::from_str(&text).with_context(|| path.display().to_string())?;
-    let mut names: Vec<&str> =
-        wanted.channels.iter().map(|channel| channel.name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        bail!("{}: channel {:?} is named twice", path.display(), twice[0]);
+    parse(&text).with_context(named)
+}
+
+/// One namespace a document, each once, with each channel once.
+fn parse(text: &str) -> Result<Vec<Wanted>> {
+    let mut all: Vec<Wanted> = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let wanted = Wanted::deserialize(document)?;
+        let mut names: Vec<&str> =
+            wanted.channels.iter().map(|channel| channel.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            bail!("channel {:?} of {} is named twice", twice[0], wanted.namespace);
+        }
+        if all.iter().any(|other| other.namespace == wanted.namespace) {
+            bail!("namespace {:?} has two documents", wanted.namespace);
+        }
+        all.push(wanted);
     }
-    Ok(wanted)
+    Ok(all)
 }
 
 fn difference(wanted: &[WantedChannel], present: &[v1::Channel], prune: bool) -> Vec<Change> {
@@ -168,13 +223,13 @@ fn differing_fields(wanted: &WantedChannel, channel: &v1::Channel) -> Vec<String
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field.to_owned()).collect()
 }
 
-fn confirmed(changes: usize, namespace: &str) -> Result<bool> {
+fn confirmed(changes: usize) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!(
-            "there is no terminal to ask at: give --yes to change {changes} channels of {namespace}"
-        );
+        return Err(usage(format!(
+            "there is no terminal to ask at: give --yes to change {changes} channels"
+        )));
     }
-    eprint!("change {changes} channels of {namespace}? [y/N] ");
+    eprint!("change {changes} channels? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -269,7 +324,45 @@ mod tests {
     #[test]
     fn an_unknown_key_in_the_file_is_named() {
         let text = "namespace: demo\nchannels:\n  - name: a\n    lables: {}\n";
-        let error = serde_yaml_ng::from_str::<Wanted>(text).expect_err("a typing error");
+        let error = parse(text).expect_err("a typing error");
         assert!(error.to_string().contains("lables"), "{error}");
+    }
+
+    #[test]
+    fn a_document_is_a_namespace() {
+        let one = "namespace: a\nchannels: [{name: x}]\n";
+        let other = "namespace: b\nchannels: [{name: x}]\n";
+        let all = parse(&format!("{one}---\n{other}")).expect("two of them");
+        let names: Vec<&str> = all.iter().map(|wanted| wanted.namespace.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        for (text, named) in [
+            (format!("{one}---\n{one}"), "namespace \"a\" has two documents"),
+            ("namespace: a\nchannels: [{name: x}, {name: x}]\n".to_owned(), "\"x\" of a"),
+        ] {
+            let error = parse(&text).expect_err(named).to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn changes_are_the_same_in_words_and_as_json() {
+        let wanted = [wanted("new", ""), wanted("changed", "now")];
+        let changes =
+            difference(&wanted, &[present("changed", "before"), present("gone", "")], true);
+        let plans = [
+            Plan { namespace: "demo".into(), changes },
+            Plan { namespace: "other".into(), changes: Vec::new() },
+        ];
+        assert_eq!(
+            text(&plans),
+            "demo:\n+ new\n~ changed (description)\n- gone\nother matches the file"
+        );
+        let value = value(&plans);
+        let expected = json!([
+            { "op": "create", "namespace": "demo", "name": "new", "fields": [] },
+            { "op": "update", "namespace": "demo", "name": "changed", "fields": ["description"] },
+            { "op": "delete", "namespace": "demo", "name": "gone", "fields": [] },
+        ]);
+        assert_eq!(value["changes"], expected);
     }
 }

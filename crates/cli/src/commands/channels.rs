@@ -7,9 +7,9 @@ use anyhow::Result;
 use interlock_client::v1;
 use serde_json::{Value, json};
 
-use crate::commands::apply;
 use crate::commands::messages::{DurabilityArgument, reference};
-use crate::output::{bytes, print, table};
+use crate::commands::{apply, operations};
+use crate::output::{bytes, fields, print, table};
 use crate::target::{ChannelPath, Target};
 use interlock_cli::usage::usage;
 
@@ -134,8 +134,11 @@ async fn create(target: &Target, edit: Edit) -> Result<()> {
         durability: Some(edit.durability.to_wire()),
     };
     if edit.via_control_plane {
-        return execute(target, v1::execute_channel_operation_request::Operation::Create(request))
-            .await;
+        return operations::execute(
+            target,
+            v1::execute_channel_operation_request::Operation::Create(request),
+        )
+        .await;
     }
     let response =
         target.mesh.channels(&target.region)?.create_channel(request).await?.into_inner();
@@ -157,8 +160,11 @@ async fn update(target: &Target, edit: Edit) -> Result<()> {
         durability: Some(edit.durability.to_wire()),
     };
     if edit.via_control_plane {
-        return execute(target, v1::execute_channel_operation_request::Operation::Update(request))
-            .await;
+        return operations::execute(
+            target,
+            v1::execute_channel_operation_request::Operation::Update(request),
+        )
+        .await;
     }
     let response =
         target.mesh.channels(&target.region)?.update_channel(request).await?.into_inner();
@@ -179,8 +185,11 @@ async fn delete(
         ..Default::default()
     };
     if via_control_plane {
-        return execute(target, v1::execute_channel_operation_request::Operation::Delete(request))
-            .await;
+        return operations::execute(
+            target,
+            v1::execute_channel_operation_request::Operation::Delete(request),
+        )
+        .await;
     }
     let response =
         target.mesh.channels(&target.region)?.delete_channel(request).await?.into_inner();
@@ -191,33 +200,6 @@ async fn delete(
     });
     print(target.format, &value, || {
         format!("deleted {name}, durable at {}", response.durable_at.join(", "))
-    })
-}
-
-/// Through the control-plane (METHOD M2).
-async fn execute(
-    target: &Target,
-    operation: v1::execute_channel_operation_request::Operation,
-) -> Result<()> {
-    let request = v1::ExecuteChannelOperationRequest {
-        region: target.region.clone(),
-        operation: Some(operation),
-    };
-    let response = target.mesh.operations()?.execute_channel_operation(request).await?.into_inner();
-    let record = response.record.unwrap_or_default();
-    let value = json!({
-        "operation": record.number,
-        "region": record.region,
-        "node": record.node,
-        "outcome": record.outcome().as_str_name(),
-        "detail": record.detail,
-        "channel": response.channel.as_ref().map(value),
-    });
-    print(target.format, &value, || {
-        format!(
-            "operation {} was carried out by {} in {}",
-            record.number, record.node, record.region
-        )
     })
 }
 
@@ -381,12 +363,13 @@ fn state(channel: &v1::Channel) -> &'static str {
 }
 
 fn one(channel: &v1::Channel) -> String {
-    let mut rows = table(&["channel", &format!("{}/{}", channel.namespace, channel.name)]);
+    let mut rows = fields();
     let mut row = |key: &str, value: String| {
         if !value.is_empty() {
             rows.add_row([key.to_owned(), value]);
         }
     };
+    row("channel", format!("{}/{}", channel.namespace, channel.name));
     row("state", state(channel).to_owned());
     row("epoch", channel.epoch.to_string());
     row("description", channel.description.clone());

@@ -1,11 +1,15 @@
 //! `interlock dev`: a whole mesh in this process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use interlock_cli::dev_mesh::{DevMesh, DevMeshOptions};
 use interlock_client::v1;
 use interlock_telemetry::TelemetryConfig;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::{Format, print};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -24,7 +28,10 @@ pub(crate) struct Arguments {
     log_filter: String,
 }
 
-pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+pub(crate) async fn run(arguments: Arguments, format: Format) -> Result<()> {
+    // From here on they end the mesh in order instead of the process.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let telemetry = interlock_telemetry::init(&TelemetryConfig {
         log_filter: arguments.log_filter,
         ..TelemetryConfig::new("interlock-dev")
@@ -48,21 +55,40 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     mesh.write_context(&context)?;
     make_namespace(&mesh, &arguments.regions).await?;
 
-    println!(
-        "a mesh of {} regions runs in this process; namespace demo is placed on all of them",
-        arguments.regions.len()
-    );
-    println!("context: {}\n", context.display());
-    println!("try, in another terminal:");
-    println!("  export INTERLOCK_CONTEXT_FILE={}", context.display());
-    println!("  interlock channel create demo/hello");
-    println!("  interlock subscribe demo/hello --from oldest");
-    println!("  interlock publish demo/hello 'good morning'\n");
-    println!("Ctrl-C stops it.");
-    tokio::signal::ctrl_c().await?;
+    announce(&mesh, &context, format)?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
     mesh.shutdown().await;
     telemetry.shutdown().await;
     Ok(())
+}
+
+/// Says where everything listens and what to try.
+fn announce(mesh: &DevMesh, context: &Path, format: Format) -> Result<()> {
+    let addresses = mesh.context();
+    let value = json!({
+        "context_file": context,
+        "control_plane": addresses.control_plane,
+        "regions": addresses.regions,
+        "metrics": mesh.metrics_addresses(),
+        "namespace": "demo",
+    });
+    print(format, &value, || {
+        let context = context.display();
+        format!(
+            "a mesh of {} regions runs in this process; namespace demo is placed on all of them\n\
+             context: {context}\n\n\
+             try, in another terminal:\n  \
+             export INTERLOCK_CONTEXT_FILE={context}\n  \
+             interlock channel create demo/hello\n  \
+             interlock subscribe demo/hello --from oldest\n  \
+             interlock publish demo/hello 'good morning'\n\n\
+             Ctrl-C stops it.",
+            addresses.regions.len()
+        )
+    })
 }
 
 /// The namespace `demo` on a group of all regions, unless it is there.

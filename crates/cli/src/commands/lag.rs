@@ -1,85 +1,112 @@
-//! `interlock lag`: what peers have not acknowledged, by log.
+//! `interlock lag`: what peers have not acknowledged, by origin.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
+use interlock_client::v1;
 use serde_json::{Value, json};
 
-use crate::commands::status::collect;
+use crate::commands::messages::incarnation;
+use crate::commands::reports::{NodeReport, collect};
 use crate::output::{duration, print, table};
 use crate::target::Target;
 
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    /// Logs without a queue too.
-    #[arg(long)]
-    all: bool,
+/// What one peer has not acknowledged of one origin in one namespace, over all
+/// openings of the origin's database.
+#[derive(Debug, PartialEq, Eq)]
+struct Queue {
+    node: String,
+    peer: String,
+    namespace: String,
+    origin: u32,
+    acknowledged: u64,
+    messages: u64,
+    oldest_milliseconds: u64,
+    last_heard_milliseconds: u64,
+    logs: Vec<(u64, u64, u64)>,
 }
 
-pub(crate) async fn run(target: &Target, arguments: &Arguments) -> Result<()> {
-    let reports = collect(target, false).await?;
-    let mut rows = Vec::new();
-    for report in &reports {
-        let Some(status) = &report.status else { continue };
-        let namespace = |number: u32| {
-            status
-                .namespaces
-                .iter()
-                .find(|namespace| namespace.number == number)
-                .map_or(String::new(), |found| found.name.clone())
-        };
-        for peer in &status.peers {
-            for queue in
-                peer.queues.iter().filter(|queue| arguments.all || queue.queue_messages > 0)
-            {
-                let log = queue.log.unwrap_or_default();
-                rows.push(json!({
-                    "node": report.name(),
-                    "peer": peer.name,
-                    "namespace": namespace(queue.namespace),
-                    "origin": log.origin,
-                    "incarnation": format!("{:016x}", log.incarnation),
-                    "acknowledged": queue.acknowledged,
-                    "queue_messages": queue.queue_messages,
-                    "oldest_milliseconds": peer.oldest_milliseconds,
-                    "last_heard_milliseconds": peer.last_heard_milliseconds,
-                }));
-            }
-        }
+impl Queue {
+    fn value(&self) -> Value {
+        let logs: Vec<Value> = self
+            .logs
+            .iter()
+            .map(|(opening, acknowledged, messages)| {
+                json!({
+                    "incarnation": incarnation(*opening),
+                    "acknowledged": acknowledged,
+                    "queue_messages": messages,
+                })
+            })
+            .collect();
+        json!({
+            "node": self.node,
+            "peer": self.peer,
+            "namespace": self.namespace,
+            "origin": self.origin,
+            "acknowledged": self.acknowledged,
+            "queue_messages": self.messages,
+            "oldest_milliseconds": self.oldest_milliseconds,
+            "last_heard_milliseconds": self.last_heard_milliseconds,
+            "logs": logs,
+        })
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row["queue_messages"].as_u64()));
+}
+
+/// The queues of one node.
+fn queues(report: &NodeReport) -> Vec<Queue> {
+    let Some(status) = &report.status else { return Vec::new() };
+    let namespaces: BTreeMap<u32, &str> = status
+        .namespaces
+        .iter()
+        .map(|namespace| (namespace.number, namespace.name.as_str()))
+        .collect();
+    let mut all = Vec::new();
+    for peer in &status.peers {
+        let mut by_path: BTreeMap<(u32, u32), Vec<&v1::QueueStatus>> = BTreeMap::new();
+        for queue in &peer.queues {
+            let origin = queue.log.unwrap_or_default().origin;
+            by_path.entry((queue.namespace, origin)).or_default().push(queue);
+        }
+        all.extend(by_path.into_iter().map(|((namespace, origin), logs)| {
+            Queue {
+                node: report.name().to_owned(),
+                peer: peer.name.clone(),
+                namespace: namespaces.get(&namespace).copied().unwrap_or_default().to_owned(),
+                origin,
+                // What comes after it along the path is not whole.
+                acknowledged: logs.iter().map(|log| log.acknowledged).min().unwrap_or(0),
+                messages: logs.iter().map(|log| log.queue_messages).sum(),
+                oldest_milliseconds: peer.oldest_milliseconds,
+                last_heard_milliseconds: peer.last_heard_milliseconds,
+                logs: logs
+                    .iter()
+                    .map(|log| {
+                        let opening = log.log.unwrap_or_default().incarnation;
+                        (opening, log.acknowledged, log.queue_messages)
+                    })
+                    .collect(),
+            }
+        }));
+    }
+    all
+}
+
+pub(crate) async fn run(target: &Target) -> Result<()> {
+    let reports = collect(target).await?.nodes;
+    let mut queues: Vec<Queue> = reports.iter().flat_map(queues).collect();
+    queues.sort_by_key(|queue| std::cmp::Reverse(queue.messages));
     let unreachable: Vec<&str> = reports
         .iter()
         .filter(|report| report.status.is_none())
         .map(|report| report.name())
         .collect();
+    let rows: Vec<Value> = queues.iter().map(Queue::value).collect();
     let value = json!({ "queues": rows, "unreachable": unreachable });
     print(target.format, &value, || {
-        let mut text = if rows.is_empty() {
-            "no peer has anything left to acknowledge".to_owned()
-        } else {
-            let mut table = table(&[
-                "node",
-                "peer",
-                "namespace",
-                "origin",
-                "acknowledged",
-                "queue",
-                "oldest",
-                "last heard",
-            ]);
-            for row in &rows {
-                let number = |key: &str| row[key].as_u64().unwrap_or(0);
-                table.add_row([
-                    text_of(&row["node"]),
-                    text_of(&row["peer"]),
-                    text_of(&row["namespace"]),
-                    number("origin").to_string(),
-                    number("acknowledged").to_string(),
-                    number("queue_messages").to_string(),
-                    duration(number("oldest_milliseconds")),
-                    duration(number("last_heard_milliseconds")),
-                ]);
-            }
-            table.to_string()
+        let mut text = match queues.as_slice() {
+            [] => "no peer has anything left to acknowledge".to_owned(),
+            queues => rows_of(queues),
         };
         for node in unreachable {
             text.push_str(&format!("\n{node} does not answer: its queues are not known here"));
@@ -88,6 +115,57 @@ pub(crate) async fn run(target: &Target, arguments: &Arguments) -> Result<()> {
     })
 }
 
-fn text_of(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
+fn rows_of(queues: &[Queue]) -> String {
+    let mut table = table(&[
+        "node",
+        "peer",
+        "namespace",
+        "origin",
+        "acknowledged",
+        "queue",
+        "oldest",
+        "last heard",
+    ]);
+    for queue in queues {
+        table.add_row([
+            queue.node.clone(),
+            queue.peer.clone(),
+            queue.namespace.clone(),
+            queue.origin.to_string(),
+            queue.acknowledged.to_string(),
+            queue.messages.to_string(),
+            duration(queue.oldest_milliseconds),
+            duration(queue.last_heard_milliseconds),
+        ]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::reports::samples::{node, status};
+
+    #[test]
+    fn a_restart_of_the_origin_does_not_show() {
+        let queue = |incarnation, acknowledged, queue_messages| v1::QueueStatus {
+            namespace: 1,
+            log: Some(v1::LogName { origin: 2, incarnation, namespace: 1, shard: 0 }),
+            acknowledged,
+            queue_messages,
+        };
+        let mut report = node("europe-1");
+        status(&mut report).namespaces[0].number = 1;
+        status(&mut report).peers = vec![v1::PeerStatus {
+            name: "asia-1".into(),
+            queues: vec![queue(11, 5, 3), queue(12, 8, 4)],
+            ..Default::default()
+        }];
+        let queues = queues(&report);
+        assert_eq!(queues.len(), 1, "{queues:?}");
+        assert_eq!((queues[0].acknowledged, queues[0].messages), (5, 7));
+        assert_eq!((queues[0].namespace.as_str(), queues[0].origin), ("demo", 2));
+        assert_eq!(queues[0].value()["logs"][1]["incarnation"], "000000000000000c");
+        assert!(!rows_of(&queues).contains("000000"));
+    }
 }

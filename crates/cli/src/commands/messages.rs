@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use interlock_client::{Durability, Start, v1};
 use interlock_core::cursor::Cursor;
+use interlock_core::identity::Incarnation;
 use serde_json::{Value, json};
 
 /// `--durability`
@@ -58,11 +59,16 @@ pub(crate) fn start(text: &str) -> Result<Start, String> {
     }
 }
 
+/// An incarnation as it is written everywhere; nothing where there is none.
+pub(crate) fn incarnation(number: u64) -> String {
+    Incarnation::new(number).map_or_else(String::new, |incarnation| incarnation.to_string())
+}
+
 /// A message's name as JSON.
 pub(crate) fn reference(name: &v1::MessageReference) -> Value {
     json!({
         "origin": name.origin,
-        "incarnation": format!("{:016x}", name.incarnation),
+        "incarnation": incarnation(name.incarnation),
         "m_id": name.m_id,
     })
 }
@@ -75,7 +81,7 @@ pub(crate) fn message(message: &v1::DeliveredMessage) -> Value {
         "channel": message.channel,
         "epoch": message.epoch,
         "origin": name.origin,
-        "incarnation": format!("{:016x}", name.incarnation),
+        "incarnation": incarnation(name.incarnation),
         "m_id": name.m_id,
         "time": rfc3339(message.stamp >> 16),
         "stamp": message.stamp,

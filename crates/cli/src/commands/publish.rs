@@ -1,28 +1,20 @@
 //! `interlock publish`
 
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
-use interlock_client::{Outgoing, Publisher, PublisherOptions, Receipt};
+use interlock_client::{ClientError, Outgoing, Published, Publisher, PublisherOptions};
 use interlock_core::limits::MAX_PAYLOAD_BYTES;
+use interlock_rpc::status::Stored;
 use serde_json::json;
 
 use crate::commands::messages::{DurabilityArgument, reference};
+use crate::commands::publish_lines::publish_lines;
 use crate::output::print;
 use crate::target::{ChannelPath, Target};
-use interlock_cli::usage::usage;
-
-/// Publications handed over at a time.
-const BATCH: usize = 256;
-/// What is read at a time. Lines go out when what was read is used up: a pipe
-/// that says little is not kept waiting.
-const READ_BYTES: usize = 256 << 10;
-/// Batches whose receipts are waited for at a time.
-const OPEN_RECEIPTS: usize = 64;
+use interlock_cli::usage::{UsageError, usage};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -46,23 +38,21 @@ pub(crate) struct Arguments {
 
 /// What has been published so far.
 #[derive(Default)]
-struct Sum {
-    published: u64,
+pub(super) struct Sum {
+    pub(super) published: u64,
     repeated: u64,
     first: Option<interlock_client::v1::MessageReference>,
-    last: Option<interlock_client::v1::MessageReference>,
+    pub(super) last: Option<interlock_client::v1::MessageReference>,
     durable_at: Vec<String>,
 }
 
 impl Sum {
-    async fn wait_for(&mut self, receipt: Receipt) -> Result<()> {
-        let published = receipt.await?;
+    pub(super) fn add(&mut self, published: Published) {
         self.published += published.count;
         self.repeated += published.repeated;
         self.first = self.first.or(published.first);
         self.last = published.last.or(self.last);
         self.durable_at = published.durable_at;
-        Ok(())
     }
 }
 
@@ -82,7 +72,8 @@ pub(crate) async fn run(target: &Target, arguments: Arguments) -> Result<()> {
             one(&publisher, channel, Bytes::from(message.clone()), &mut sum).await?;
         }
         (None, Some(file), None) => {
-            let content = std::fs::read(file).with_context(|| file.display().to_string())?;
+            let content =
+                std::fs::read(file).with_context(|| UsageError::new(file.display().to_string()))?;
             one(&publisher, channel, Bytes::from(content), &mut sum).await?;
         }
         (None, None, Some(lines)) => publish_lines(&publisher, channel, lines, &mut sum).await?,
@@ -100,16 +91,19 @@ pub(crate) async fn run(target: &Target, arguments: Arguments) -> Result<()> {
     });
     print(target.format, &value, || {
         let last = sum.last.map(|name| format!(", the last as {}:{}", name.origin, name.m_id));
+        let durable_at = match sum.durable_at.as_slice() {
+            [] => String::new(),
+            nodes => format!(", durable at {}", nodes.join(", ")),
+        };
         format!(
-            "published {} to {channel}{}, durable at {}, in {seconds:.2} s",
+            "published {} to {channel}{}{durable_at}, in {seconds:.2} s",
             sum.published,
             last.unwrap_or_default(),
-            sum.durable_at.join(", ")
         )
     })
 }
 
-fn outgoing(channel: &ChannelPath, payload: Bytes) -> Outgoing {
+pub(super) fn outgoing(channel: &ChannelPath, payload: Bytes) -> Outgoing {
     Outgoing { channel: channel.channel.clone(), payload, ..Default::default() }
 }
 
@@ -120,74 +114,39 @@ async fn one(
     sum: &mut Sum,
 ) -> Result<()> {
     check_size(payload.len(), "the message")?;
-    let receipt = publisher.publish(vec![outgoing(channel, payload)]).await?;
-    sum.wait_for(receipt).await
+    let published = match publisher.publish(vec![outgoing(channel, payload)]).await {
+        Ok(receipt) => receipt.await,
+        Err(error) => Err(error),
+    };
+    match published {
+        Ok(published) => {
+            sum.add(published);
+            Ok(())
+        }
+        Err(error) if may_be_stored(&error) => Err(anyhow::Error::from(cause(error))
+            .context("it may be stored: publishing it again may repeat it")),
+        Err(error) => Err(cause(error).into()),
+    }
 }
 
-fn check_size(size: usize, what: &str) -> Result<()> {
+/// What went wrong with a batch, in words that do not count publications.
+pub(super) fn cause(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Batch(batch) => batch.cause,
+        error => error,
+    }
+}
+
+/// Whether something of a batch may be stored that was not acknowledged.
+pub(super) fn may_be_stored(error: &ClientError) -> bool {
+    error.batch().is_none_or(|batch| batch.outcome.stored != Stored::No)
+}
+
+pub(super) fn check_size(size: usize, what: &str) -> Result<()> {
     if size > MAX_PAYLOAD_BYTES {
-        bail!("{what} has {size} bytes; a message holds at most {MAX_PAYLOAD_BYTES}");
+        return Err(usage(format!(
+            "{what} has {size} bytes; a message holds at most {MAX_PAYLOAD_BYTES}"
+        )));
     }
     Ok(())
-}
-
-async fn publish_lines(
-    publisher: &Publisher,
-    channel: &ChannelPath,
-    path: &Path,
-    sum: &mut Sum,
-) -> Result<()> {
-    let (input, size): (Box<dyn Read>, Option<u64>) = if path.as_os_str() == "-" {
-        (Box::new(std::io::stdin().lock()), None)
-    } else {
-        let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-        let size = file.metadata().ok().map(|metadata| metadata.len());
-        (Box::new(file), size)
-    };
-    let mut reader = BufReader::with_capacity(READ_BYTES, input);
-    let bar = progress(size)?;
-    let mut receipts = std::collections::VecDeque::new();
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut number = 0_u64;
-    loop {
-        let mut line = Vec::new();
-        let read = reader.read_until(b'\n', &mut line)?;
-        if read > 0 {
-            number += 1;
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
-            check_size(line.len(), &format!("line {number}"))?;
-            bar.inc(read as u64);
-            batch.push(outgoing(channel, Bytes::from(line)));
-        }
-        let bytes: usize = batch.iter().map(|outgoing: &Outgoing| outgoing.payload.len()).sum();
-        let is_full = batch.len() == BATCH || bytes > MAX_PAYLOAD_BYTES;
-        if is_full || reader.buffer().is_empty() && !batch.is_empty() {
-            receipts.push_back(publisher.publish(std::mem::take(&mut batch)).await?);
-        }
-        while receipts.len() > OPEN_RECEIPTS || read == 0 && !receipts.is_empty() {
-            if let Some(receipt) = receipts.pop_front() {
-                sum.wait_for(receipt).await?;
-            }
-        }
-        if read == 0 {
-            bar.finish_and_clear();
-            return Ok(());
-        }
-    }
-}
-
-/// On stderr, and only on a terminal.
-fn progress(size: Option<u64>) -> Result<ProgressBar> {
-    if !std::io::stderr().is_terminal() {
-        return Ok(ProgressBar::hidden());
-    }
-    let bar = size.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let template = if size.is_some() {
-        "publishing {bar:30} {bytes}/{total_bytes}, {eta} left"
-    } else {
-        "publishing {bytes} in {elapsed}"
-    };
-    Ok(bar.with_style(ProgressStyle::with_template(template)?))
 }

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use interlock_client::{Received, Start, Subscriber, SubscriberOptions, v1};
 use interlock_core::cursor::Cursor;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::commands::messages::{cursor_text, gap, line, message, start};
 use crate::output::Format;
 use crate::target::{ChannelPath, Target};
-use interlock_cli::usage::usage;
+use interlock_cli::usage::{UsageError, usage};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -180,14 +180,16 @@ fn read_cursor(path: &Path) -> Result<Option<Start>> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        Err(error) => {
+            return Err(error).with_context(|| UsageError::new(path.display().to_string()));
+        }
     };
     match Cursor::from_text(text.trim()) {
         Ok(cursor) => Ok(Some(Start::Cursor(cursor.encode()))),
-        Err(error) => bail!(
+        Err(error) => Err(usage(format!(
             "{}: the cursor cannot be read: {error}; remove the file to start anew",
             path.display()
-        ),
+        ))),
     }
 }
 
@@ -209,7 +211,7 @@ fn output_file(path: &Path, goes_on: bool) -> Result<File> {
         .append(goes_on)
         .truncate(!goes_on)
         .open(path)
-        .with_context(|| path.display().to_string())
+        .with_context(|| UsageError::new(path.display().to_string()))
 }
 
 #[cfg(test)]

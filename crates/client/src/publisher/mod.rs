@@ -7,6 +7,8 @@
 //! answer.
 
 mod pending;
+#[cfg(test)]
+mod pending_model;
 mod worker;
 
 use std::future::Future;
@@ -18,13 +20,13 @@ use bytes::Bytes;
 use interlock_core::limits::MAX_PAYLOAD_BYTES;
 use interlock_core::names::ChannelName;
 use interlock_rpc::convert::InvalidField;
-use interlock_rpc::status::{Reason, refusal};
+use interlock_rpc::status::{PublishOutcome, Reason, refusal};
 use interlock_rpc::v1;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::addresses::Addresses;
-use crate::error::ClientError;
+use crate::error::{ClientError, FailedBatch};
 
 use pending::Pending;
 use worker::Worker;
@@ -67,7 +69,7 @@ pub struct PublisherOptions {
     pub max_frame_publications: usize,
     /// The most payload bytes in one request, a single larger one aside.
     pub max_frame_bytes: usize,
-    /// How long to look for a node that answers before giving up.
+    /// How long publications may wait while none is settled before giving up.
     pub give_up_after: Duration,
     /// When the node has forgotten the session: publish what was in flight again,
     /// marked as possibly repeated, instead of failing with
@@ -165,9 +167,20 @@ impl Publisher {
     /// Hands a batch over, in order behind those before it; waits while too much
     /// is under way. The receipt answers once all of it is durable. When one
     /// publication is refused, it and what follows it in the batch are not
-    /// stored. A batch that no node can take is refused here as a whole.
+    /// stored, and what comes before it is; [`ClientError::batch`] says which. A
+    /// batch that no node can take is refused here as a whole.
     pub async fn publish(&self, batch: Vec<Outgoing>) -> Result<Receipt, ClientError> {
-        batch.iter().try_for_each(Outgoing::check)?;
+        for (index, outgoing) in batch.iter().enumerate() {
+            outgoing.check().map_err(|cause| {
+                ClientError::Batch(Box::new(FailedBatch {
+                    publications: batch.len() as u64,
+                    stored: 0,
+                    refused: Some(index as u64),
+                    outcome: PublishOutcome::not_stored(),
+                    cause,
+                }))
+            })?;
+        }
         let (reply, receipt) = oneshot::channel();
         self.batches.send(Pending::new(batch, reply)).await.map_err(|_| ClientError::Ended)?;
         Ok(Receipt(receipt))

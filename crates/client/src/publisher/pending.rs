@@ -2,20 +2,35 @@
 
 use std::collections::VecDeque;
 
+use interlock_rpc::status::PublishOutcome;
 use interlock_rpc::v1;
 use tokio::sync::oneshot;
 
 use super::{Outgoing, Published};
-use crate::error::ClientError;
+use crate::error::{ClientError, FailedBatch};
 
 /// A batch on its way.
 #[derive(Debug)]
 pub(super) struct Pending {
     publications: Vec<v1::Publication>,
-    /// Sequence of the first publication; 0 before it is queued.
+    /// How many there were at first.
+    count: u64,
+    /// How many of them were acknowledged under numbers of an earlier session.
+    drained: u64,
+    /// Sequence of the first publication that is left; 0 before it is queued.
     first_sequence: u64,
+    /// Why the publication behind the last was refused: those before it are to be
+    /// stored all the same.
+    refused: Option<Refused>,
     published: Published,
     reply: oneshot::Sender<Result<Published, ClientError>>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    error: ClientError,
+    /// How many of those that it took out may be stored, under another session.
+    unknown: u64,
 }
 
 impl Pending {
@@ -23,7 +38,7 @@ impl Pending {
         batch: Vec<Outgoing>,
         reply: oneshot::Sender<Result<Published, ClientError>>,
     ) -> Self {
-        let publications = batch
+        let publications: Vec<_> = batch
             .into_iter()
             .map(|outgoing| v1::Publication {
                 channel: outgoing.channel,
@@ -32,7 +47,15 @@ impl Pending {
                 ..Default::default()
             })
             .collect();
-        Self { publications, first_sequence: 0, published: Published::default(), reply }
+        Self {
+            count: publications.len() as u64,
+            publications,
+            drained: 0,
+            first_sequence: 0,
+            refused: None,
+            published: Published::default(),
+            reply,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -43,7 +66,46 @@ impl Pending {
         self.first_sequence + self.publications.len() as u64
     }
 
-    pub(super) fn answer(self, outcome: Result<(), ClientError>) {
+    /// All that is left of it was acknowledged.
+    pub(super) fn complete(mut self) {
+        match self.refused.take() {
+            None => self.answer(Ok(())),
+            Some(Refused { error, unknown }) => {
+                let refused = Some(self.published.count);
+                self.answer_failed(&error, unknown, refused);
+            }
+        }
+    }
+
+    /// It is given up; of so many that were not acknowledged nobody knows whether
+    /// they are stored.
+    pub(super) fn fail(mut self, error: &ClientError, unknown: u64) {
+        let refused = self.refused.take();
+        let unknown = unknown + refused.as_ref().map_or(0, |refused| refused.unknown);
+        let left = self.publications.len() as u64;
+        let refused = refused.map(|_| self.drained + left);
+        self.answer_failed(error, unknown, refused);
+    }
+
+    fn answer_failed(self, error: &ClientError, unknown: u64, refused: Option<u64>) {
+        let durable_at = self.published.durable_at.clone();
+        let outcome = if unknown == 0 {
+            PublishOutcome::not_stored()
+        } else {
+            // The session ends with the publisher: no node knows the repeat.
+            PublishOutcome { durable_at, ..PublishOutcome::unknown(false) }
+        };
+        let failed = FailedBatch {
+            publications: self.count,
+            stored: self.published.count,
+            refused,
+            outcome,
+            cause: error.clone(),
+        };
+        self.answer(Err(ClientError::Batch(Box::new(failed))));
+    }
+
+    fn answer(self, outcome: Result<(), ClientError>) {
         // Whoever dropped the receipt does not want to know.
         let _ = self.reply.send(outcome.map(|()| self.published));
     }
@@ -73,8 +135,6 @@ pub(super) struct PendingQueue {
     /// Publications before this sequence may be stored already, under another
     /// session.
     repeated_before: u64,
-    /// How many publications were acknowledged or refused, over all sessions.
-    settled: u64,
 }
 
 impl PendingQueue {
@@ -86,7 +146,6 @@ impl PendingQueue {
             never_sent: 1,
             next: 1,
             repeated_before: 0,
-            settled: 0,
         }
     }
 
@@ -97,11 +156,6 @@ impl PendingQueue {
     /// Publications without an acknowledgement, sent or not.
     pub(super) fn waiting(&self) -> u64 {
         self.next - self.unacknowledged
-    }
-
-    /// How many publications were acknowledged or refused so far.
-    pub(super) fn settled(&self) -> u64 {
-        self.settled
     }
 
     /// Publications sent on this stream and not acknowledged.
@@ -138,7 +192,9 @@ impl PendingQueue {
             // What was acknowledged of a batch in the old session is over.
             let offset = usize::try_from(self.unacknowledged.saturating_sub(batch.first_sequence))
                 .unwrap_or(usize::MAX);
-            batch.publications.drain(..offset.min(batch.publications.len()));
+            let over = offset.min(batch.publications.len());
+            batch.publications.drain(..over);
+            batch.drained += over as u64;
         }
         self.number_from(0, first);
         self.unacknowledged = first;
@@ -203,33 +259,39 @@ impl PendingQueue {
             published.repeated += if range.already_stored { to - from } else { 0 };
             published.durable_at = durable_at.to_vec();
         }
-        self.settled += end - self.unacknowledged;
         self.unacknowledged = end;
         while self.batches.front().is_some_and(|batch| batch.end_sequence() <= end) {
             if let Some(batch) = self.batches.pop_front() {
-                batch.answer(Ok(()));
+                batch.complete();
             }
         }
     }
 
-    /// The publication of this sequence was refused: its batch fails, and what
-    /// follows moves up. False when none of that sequence is under way.
+    /// The publication of this sequence was refused, and nothing from it on is
+    /// stored in this session: it and what follows it in its batch are taken out,
+    /// and the batches behind move up. What comes before it keeps its number and
+    /// is sent again until it is acknowledged: a frame that is malformed is refused
+    /// as a whole, and what an earlier stream stored of it may be known to nobody
+    /// here. False when none of that sequence is under way.
     pub(super) fn refuse(&mut self, sequence: u64, error: &ClientError) -> bool {
         if !(self.unacknowledged..self.never_sent).contains(&sequence) {
             return false;
         }
         let at = self.batches.partition_point(|batch| batch.end_sequence() <= sequence);
-        let Some(batch) = self.batches.remove(at) else { return false };
+        let Some(batch) = self.batches.get_mut(at) else { return false };
         let end = batch.end_sequence();
-        // What lies before it in its batch is stored, and answered with it.
-        if batch.first_sequence <= self.unacknowledged {
-            self.unacknowledged = sequence;
+        let unknown = end.min(self.repeated_before).saturating_sub(sequence);
+        batch.refused = Some(Refused { error: error.clone(), unknown });
+        let left = usize::try_from(sequence - batch.first_sequence).unwrap_or(usize::MAX);
+        batch.publications.truncate(left);
+        // Nothing of it waits any more if it has no more, or all of that is stored.
+        let is_over = left == 0 || sequence == self.unacknowledged;
+        if is_over && let Some(batch) = self.batches.remove(at) {
+            batch.complete();
         }
-        batch.answer(Err(error.clone()));
-        self.number_from(at, sequence);
+        self.number_from(if is_over { at } else { at + 1 }, sequence);
         self.unsent = self.unsent.min(sequence);
         self.never_sent = sequence;
-        self.settled += 1;
         self.repeated_before = if self.repeated_before > end {
             self.repeated_before - (end - sequence)
         } else {
@@ -241,8 +303,9 @@ impl PendingQueue {
     /// Fails what was sent and not acknowledged.
     pub(super) fn fail_unknown(&mut self, error: &ClientError) {
         while self.batches.front().is_some_and(|batch| batch.first_sequence < self.never_sent) {
+            let unknown = self.unknown_of_first();
             if let Some(batch) = self.batches.pop_front() {
-                batch.answer(Err(error.clone()));
+                batch.fail(error, unknown);
             }
         }
         self.unacknowledged = self.batches.front().map_or(self.next, |batch| batch.first_sequence);
@@ -252,9 +315,19 @@ impl PendingQueue {
 
     /// Fails everything.
     pub(super) fn fail_all(&mut self, error: &ClientError) {
-        for batch in std::mem::take(&mut self.batches) {
-            batch.answer(Err(error.clone()));
+        loop {
+            let unknown = self.unknown_of_first();
+            let Some(batch) = self.batches.pop_front() else { return };
+            batch.fail(error, unknown);
         }
+    }
+
+    /// How many of the first batch may be stored without an acknowledgement.
+    fn unknown_of_first(&self) -> u64 {
+        let Some(batch) = self.batches.front() else { return 0 };
+        let from = batch.first_sequence.max(self.unacknowledged);
+        let to = batch.end_sequence().min(self.never_sent.max(self.repeated_before));
+        to.saturating_sub(from)
     }
 
     fn number_from(&mut self, at: usize, first: u64) {
@@ -336,6 +409,13 @@ mod tests {
         assert_eq!((frame.first_sequence, payloads(&frame.publications)), (4, vec!["d"]));
     }
 
+    fn failed(answer: &mut Answer) -> FailedBatch {
+        match answer.try_recv().expect("answered").expect_err("it failed") {
+            ClientError::Batch(batch) => *batch,
+            other => panic!("a batch that failed, not {other}"),
+        }
+    }
+
     #[test]
     fn a_refused_batch_gives_its_sequences_to_those_behind_it() {
         let mut queue = PendingQueue::new();
@@ -350,9 +430,54 @@ mod tests {
         assert!(first_answer.try_recv().expect("answered").is_ok());
         // "b" is stored, "c" is refused.
         assert!(queue.refuse(3, &ClientError::Ended));
-        assert!(second_answer.try_recv().expect("answered").is_err());
+        let failed = failed(&mut second_answer);
+        assert_eq!((failed.publications, failed.stored, failed.refused), (2, 1, Some(1)));
+        assert_eq!(failed.outcome, PublishOutcome::not_stored());
         let frame = queue.frame(10, 1000);
         assert_eq!((frame.first_sequence, payloads(&frame.publications)), (3, vec!["d"]));
+    }
+
+    /// A malformed frame is refused as a whole: nothing before the one at fault is
+    /// stored by it.
+    #[test]
+    fn what_comes_before_a_refused_one_is_sent_again_under_its_number() {
+        let mut queue = PendingQueue::new();
+        let (first, mut first_answer) = batch(&["a"]);
+        let (second, mut second_answer) = batch(&["b", "c", "d"]);
+        let (third, mut third_answer) = batch(&["e"]);
+        queue.push(first);
+        queue.push(second);
+        queue.push(third);
+        queue.sent(5);
+        assert!(queue.refuse(3, &ClientError::Ended));
+        assert!(first_answer.try_recv().is_err() && second_answer.try_recv().is_err());
+        queue.send_again();
+        let frame = queue.frame(10, 1000);
+        assert_eq!((frame.first_sequence, payloads(&frame.publications)), (1, vec!["a", "b", "e"]));
+        queue.sent(3);
+        queue.acknowledge(&range(1, 3, 1), &[]);
+        assert!(first_answer.try_recv().expect("answered").is_ok());
+        let failed = failed(&mut second_answer);
+        assert_eq!((failed.publications, failed.stored, failed.refused), (3, 1, Some(1)));
+        assert!(third_answer.try_recv().expect("answered").is_ok());
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn giving_up_says_of_each_batch_what_is_known() {
+        let mut queue = PendingQueue::new();
+        let (first, mut first_answer) = batch(&["a", "b", "c"]);
+        let (second, mut second_answer) = batch(&["d"]);
+        queue.push(first);
+        queue.push(second);
+        queue.sent(3);
+        queue.acknowledge(&range(1, 1, 1), &[]);
+        queue.fail_all(&ClientError::Ended);
+        let first = failed(&mut first_answer);
+        assert_eq!((first.publications, first.stored, first.refused), (3, 1, None));
+        assert_eq!(first.outcome, PublishOutcome::unknown(false));
+        let second = failed(&mut second_answer);
+        assert_eq!((second.stored, second.outcome), (0, PublishOutcome::not_stored()));
     }
 
     #[test]
@@ -416,17 +541,5 @@ mod tests {
         queue.renumber(5);
         let frame = queue.frame(10, 1000);
         assert_eq!((frame.first_sequence, payloads(&frame.publications)), (5, vec!["d"]));
-    }
-
-    #[test]
-    fn progress_counts_whatever_comes_in_meanwhile() {
-        let mut queue = PendingQueue::new();
-        let (first, _first_answer) = batch(&["a", "b"]);
-        queue.push(first);
-        queue.sent(2);
-        queue.acknowledge(&range(1, 1, 1), &[]);
-        let (second, _second_answer) = batch(&["c", "d"]);
-        queue.push(second);
-        assert_eq!((queue.settled(), queue.waiting()), (1, 3));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_rpc::channel::Backoff;
-use interlock_rpc::status::{Reason, metadata_of, reason_of};
+use interlock_rpc::status::{Reason, metadata_of, reason_of, retry_after};
 use interlock_rpc::{services, v1};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -29,6 +29,8 @@ pub(super) struct Worker {
     queue: PendingQueue,
     session: Option<Session>,
     backoff: Backoff,
+    /// Since when something waits and nothing of it is settled.
+    failing_since: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -64,26 +66,25 @@ impl Worker {
                 Duration::from_secs(2),
                 rand::random(),
             ),
+            failing_since: None,
         }
     }
 
     pub(super) async fn run(mut self) {
-        // Nothing is opened before there is something to publish.
-        match self.waiting.recv().await {
-            Some(first) => self.take(first),
-            None => return,
-        }
-        let mut failing_since: Option<Instant> = None;
         loop {
-            let settled_before = self.queue.settled();
+            // Without something to publish nothing is opened, and nothing fails.
+            while self.queue.is_empty() {
+                self.failing_since = None;
+                match self.waiting.recv().await {
+                    Some(batch) => self.take(batch),
+                    None => return,
+                }
+            }
             let status = match self.stream().await {
                 Over::Finished => return,
                 Over::Status(status) => status,
             };
-            if self.queue.settled() > settled_before {
-                failing_since = None;
-            }
-            if let Err(error) = self.recover(status, &mut failing_since).await {
+            if let Err(error) = self.recover(status).await {
                 self.end(&error).await;
                 return;
             }
@@ -199,7 +200,7 @@ impl Worker {
     }
 
     fn take(&mut self, batch: Pending) {
-        if batch.is_empty() { batch.answer(Ok(())) } else { self.queue.push(batch) }
+        if batch.is_empty() { batch.complete() } else { self.queue.push(batch) }
     }
 
     fn next_request(&mut self, max_in_flight: u64) -> v1::PublishStreamRequest {
@@ -217,6 +218,7 @@ impl Worker {
     }
 
     fn acknowledge(&mut self, response: &v1::PublishStreamResponse) {
+        self.failing_since = None;
         for range in &response.acknowledged {
             self.queue.acknowledge(range, &response.durable_at);
             if let (Some(session), Some(first)) = (&mut self.session, range.first) {
@@ -229,11 +231,7 @@ impl Worker {
     }
 
     /// Decides what a broken stream means. An error ends the publisher.
-    async fn recover(
-        &mut self,
-        status: Status,
-        failing_since: &mut Option<Instant>,
-    ) -> Result<(), ClientError> {
+    async fn recover(&mut self, status: Status) -> Result<(), ClientError> {
         match reason_of(&status) {
             Some(Reason::SessionForked | Reason::SessionUnknown) => {
                 self.lose_session(status);
@@ -242,7 +240,11 @@ impl Worker {
             _ if is_transient(&status) => {}
             _ => return self.refuse(status),
         }
-        let since = *failing_since.get_or_insert_with(Instant::now);
+        if self.queue.is_empty() {
+            // Nobody waits: the next batch will see whether a node answers.
+            return Ok(());
+        }
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= self.options.give_up_after {
             let seconds = self.options.give_up_after.as_secs();
             return Err(ClientError::GaveUp { seconds, last: Box::new(status) });
@@ -251,12 +253,13 @@ impl Worker {
         // A session belongs to its node: only one that cannot be reached is left,
         // and only while nothing of the session is in flight there.
         if status.code() == Code::Unavailable && !self.queue.has_unknown_outcomes() {
-            self.push_nodes.next();
+            self.push_nodes.leave_current();
             if self.push_nodes.iter().count() > 1 {
                 self.session = None;
             }
         }
-        tokio::time::sleep(self.backoff.next_delay()).await;
+        let asked_for = retry_after(&status).unwrap_or_default();
+        tokio::time::sleep(self.backoff.next_delay().max(asked_for)).await;
         Ok(())
     }
 
@@ -273,14 +276,64 @@ impl Worker {
         let sequence = metadata_of(&status, "sequence").and_then(|text| text.parse::<u64>().ok());
         let error = ClientError::from(status);
         let is_one = sequence.is_some_and(|sequence| self.queue.refuse(sequence, &error));
-        if is_one { Ok(()) } else { Err(error) }
+        if !is_one {
+            return Err(error);
+        }
+        self.failing_since = None;
+        Ok(())
     }
 
     async fn end(&mut self, error: &ClientError) {
         self.queue.fail_all(error);
         self.waiting.close();
         while let Some(batch) = self.waiting.recv().await {
-            batch.answer(Err(error.clone()));
+            batch.fail(error, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::super::Outgoing;
+    use super::*;
+
+    fn worker(give_up_after: Duration) -> Worker {
+        let nodes = Addresses::new(&[], None).expect("no addresses");
+        let options = PublisherOptions { give_up_after, ..Default::default() };
+        Worker::new(nodes, "demo".to_owned(), options, mpsc::channel(1).1)
+    }
+
+    fn restart() -> Status {
+        Status::unavailable("the node restarts")
+    }
+
+    /// However often and for how long a node goes away while nobody waits for it.
+    #[tokio::test]
+    async fn an_idle_publisher_does_not_give_up() {
+        let mut worker = worker(Duration::ZERO);
+        for _ in 0..3 {
+            worker.recover(restart()).await.expect("nobody waits");
+        }
+        let (reply, _receipt) = oneshot::channel();
+        worker.take(Pending::new(vec![Outgoing::default()], reply));
+        let error = worker.recover(restart()).await.expect_err("somebody waits too long");
+        assert!(matches!(error, ClientError::GaveUp { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_settled_ends_failing() {
+        let mut worker = worker(Duration::from_secs(3600));
+        let (reply, _receipt) = oneshot::channel();
+        worker.take(Pending::new(vec![Outgoing::default(); 2], reply));
+        worker.recover(restart()).await.expect("not for so long");
+        assert!(worker.failing_since.is_some());
+        worker.queue.sent(2);
+        let first =
+            v1::AcknowledgedRange { first_sequence: 1, last_sequence: 1, ..Default::default() };
+        let acknowledged = vec![first];
+        worker.acknowledge(&v1::PublishStreamResponse { acknowledged, ..Default::default() });
+        assert!(worker.failing_since.is_none());
     }
 }

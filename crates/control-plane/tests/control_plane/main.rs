@@ -40,7 +40,11 @@ impl Fixture {
 
     async fn restart(&mut self) {
         self.stop().await;
-        let running = ControlPlane::start(config(&self.folder)).await.expect("starts again");
+        self.start_again(config(&self.folder)).await;
+    }
+
+    async fn start_again(&mut self, config: Config) {
+        let running = ControlPlane::start(config).await.expect("starts again");
         self.channel = connect(running.listen_address());
         self.running = Some(running);
     }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use interlock_rpc::channel::EndpointConfig;
+use interlock_rpc::health::check;
 use interlock_rpc::status::{Reason, invalid_fields, reason_of};
 use interlock_rpc::v1::execute_channel_operation_request::Operation;
 use interlock_rpc::v1::{self, OperationOutcome};
@@ -243,8 +245,8 @@ async fn channel_calls_go_to_the_region_that_the_metadata_names() {
 async fn health_follows_the_life_of_the_service() {
     let mut fixture = Fixture::start().await;
     let address = fixture.running.as_ref().map(|it| it.listen_address()).expect("runs");
-    let patience = std::time::Duration::from_secs(5);
-    interlock_control_plane::health::check(address, None, patience).await.expect("serves");
+    let endpoint = EndpointConfig::new(address.to_string());
+    within(check(&endpoint)).await.expect("serves");
     fixture.stop().await;
-    interlock_control_plane::health::check(address, None, patience).await.expect_err("is gone");
+    within(check(&endpoint)).await.expect_err("is gone");
 }

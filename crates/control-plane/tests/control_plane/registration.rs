@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use interlock_control_plane::{ControlPlane, StartError};
+use interlock_control_plane::{Config, ControlPlane, StartError};
 use interlock_rpc::status::{Reason, invalid_fields, reason_of};
 use interlock_rpc::v1;
 use tonic::Code;
@@ -27,10 +27,12 @@ async fn numbers_and_tokens_survive_a_restart() {
     assert_eq!(fixture.get_topology().await, before);
     let again = fixture.register("eu-1", "eu").await;
     assert_eq!((again.number, again.fencing_token), (1, 2));
+    let again = fixture.register("us-1", "us").await;
+    assert_eq!((again.number, again.fencing_token), (2, 2));
     let third = fixture.register("eu-2", "eu").await;
     assert_eq!((third.number, third.fencing_token), (3, 1));
     let version = third.topology.expect("is in every answer").version.expect("has one");
-    assert_eq!((version.generation, version.number), (1, 4));
+    assert_eq!((version.generation, version.number), (1, 5));
 }
 
 /// Registrations at the same time get different numbers, and none is lost.
@@ -63,6 +65,7 @@ async fn an_expired_lease_is_shown_and_a_renewal_ends_that() {
         number: registered.number,
         fencing_token: registered.fencing_token,
         incarnation: 8,
+        topology_version: None,
     };
     let nodes = fixture.nodes().await;
     assert_eq!(nodes[0].liveness(), v1::Liveness::Alive);
@@ -109,7 +112,12 @@ async fn a_stale_token_learns_of_the_higher_one() {
     let renew = |number, fencing_token| {
         let mut client = fixture.topology();
         async move {
-            let request = v1::RenewLeaseRequest { number, fencing_token, incarnation: 7 };
+            let request = v1::RenewLeaseRequest {
+                number,
+                fencing_token,
+                incarnation: 7,
+                topology_version: None,
+            };
             client.renew_lease(request).await
         }
     };
@@ -121,6 +129,11 @@ async fn a_stale_token_learns_of_the_higher_one() {
     assert_eq!((unknown.code(), reason_of(&unknown)), (Code::NotFound, Some(Reason::UnknownNode)));
     let invented = renew(first.number, 3).await.expect_err("never given");
     assert_eq!(reason_of(&invented), Some(Reason::TopologyBehind));
+    // Who was given it has a document that is lost here.
+    let status = fixture.try_register(registration("eu-1", "eu")).await;
+    let status = status.expect_err("a token would be given out twice");
+    assert_eq!(reason_of(&status), Some(Reason::TopologyBehind), "{status}");
+    assert!(status.message().contains("fencing token 3"), "{status}");
 }
 
 #[tokio::test]
@@ -177,6 +190,75 @@ async fn a_node_that_knows_more_stops_all_edits() {
     assert_eq!(fixture.get_topology().await.nodes.len(), 1);
 }
 
+/// Nodes that stay connected over a restart do not register again: what they know
+/// comes with their renewals and with their watch of the topology.
+#[tokio::test]
+async fn connected_nodes_tell_of_a_newer_topology() {
+    for by_renewal in [true, false] {
+        let fixture = Fixture::start().await;
+        let node = fixture.register("eu-1", "eu").await;
+        fixture.apply_group("europe", &["eu"]).await;
+        fixture.create_namespace("first", &["europe"]).await.expect("nothing is lost");
+        let newer = Some(v1::TopologyVersion { generation: 1, number: 9 });
+        if by_renewal {
+            let request = v1::RenewLeaseRequest {
+                number: node.number,
+                fencing_token: node.fencing_token,
+                incarnation: 7,
+                topology_version: newer,
+            };
+            fixture.topology().renew_lease(request).await.expect("it is alive all the same");
+        } else {
+            let request = v1::WatchTopologyRequest { known: newer };
+            fixture.topology().watch_topology(request).await.expect("it may watch");
+        }
+        let status = fixture.create_namespace("second", &["europe"]).await;
+        let status = status.expect_err("its number was given to another");
+        assert_eq!(reason_of(&status), Some(Reason::TopologyBehind), "{status}");
+        assert!(status.message().contains("1.9"), "{status}");
+        assert_eq!(fixture.get_topology().await.namespaces.len(), 1);
+    }
+}
+
+/// After a start any node may know more: nothing is edited before each was heard,
+/// or an operator vouches for the data.
+#[tokio::test]
+async fn a_restarted_control_plane_hears_all_nodes_before_it_edits() {
+    let mut fixture = Fixture::start().await;
+    let nodes = [fixture.register("eu-1", "eu").await, fixture.register("us-1", "us").await];
+    fixture.apply_group("both", &["eu", "us"]).await;
+    fixture.restart().await;
+    fixture.apply_group("both", &["eu", "us"]).await;
+    let renew = async |fixture: &Fixture, node: &v1::RegisterNodeResponse| {
+        let request = v1::RenewLeaseRequest {
+            number: node.number,
+            fencing_token: node.fencing_token,
+            incarnation: 7,
+            topology_version: None,
+        };
+        fixture.topology().renew_lease(request).await.expect("it is on record");
+    };
+    renew(&fixture, &nodes[0]).await;
+    let status = fixture.create_namespace("news", &["both"]).await;
+    let status = status.expect_err("us-1 was not heard");
+    assert_eq!(reason_of(&status), Some(Reason::TopologyBehind), "{status}");
+    assert!(status.message().contains("us-1") && !status.message().contains("eu-1"), "{status}");
+    let status = fixture.try_register(registration("new-1", "eu")).await;
+    let status = status.expect_err("it would get a number");
+    assert_eq!(reason_of(&status), Some(Reason::TopologyBehind), "{status}");
+    fixture.register("eu-1", "eu").await;
+
+    // An edit that is under way when the last of them is heard goes on.
+    let (created, ()) =
+        tokio::join!(fixture.create_namespace("news", &["both"]), renew(&fixture, &nodes[1]));
+    assert_eq!(created.expect("all were heard").number, 1);
+
+    fixture.stop().await;
+    let config = Config { topology_confirmed: true, ..config(&fixture.folder) };
+    fixture.start_again(config).await;
+    fixture.create_namespace("more", &["both"]).await.expect("the operator vouches for it");
+}
+
 #[tokio::test]
 async fn a_damaged_topology_is_refused_at_the_start() {
     let mut fixture = Fixture::start().await;
@@ -209,5 +291,6 @@ async fn a_commit_that_was_cut_short_is_not_there() {
 
     fixture.restart().await;
     assert_eq!(fixture.get_topology().await, before);
+    fixture.register("eu-1", "eu").await;
     assert_eq!(fixture.register("eu-2", "eu").await.number, 2);
 }

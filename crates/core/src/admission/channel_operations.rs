@@ -251,7 +251,7 @@ impl Admission {
             stamp: HybridTime::ZERO,
             parents: Vec::new(),
             topology_version: self.topology.version,
-            channel,
+            channel: channel.into(),
             epoch,
             version,
             key: Bytes::new(),
@@ -265,7 +265,7 @@ impl Admission {
         let directory = &mut self.state_mut(namespace).directory;
         directory.apply(&name, &message);
         let definition =
-            directory.get(&message.channel).expect("an edit leaves a definition").clone();
+            directory.get(message.channel.as_str()).expect("an edit leaves a definition").clone();
         Ok(Edited { name, entry, definition })
     }
 }

@@ -31,8 +31,9 @@ impl Admission {
     /// what they did comes before, by [`Admission::merge_base`]. A log that is
     /// not held needs its row, as offered.
     ///
-    /// It fills only numbers that this node lacks. The parents of a trimmed log
-    /// need not be held here: their own holes may come later.
+    /// It fills only numbers that this node lacks. What a log goes on from has to
+    /// be held before it, as for a frame: where that is trimmed as well, its own
+    /// hole comes first, and having reached it is enough.
     pub fn receive_hole(
         &mut self,
         now: WallTime,
@@ -93,11 +94,13 @@ impl Admission {
             return Ok(HoleOutcome::AlreadyHeld { mark: self.appended_mark(&log) });
         }
         if let Some(row) = &new_row {
+            self.check_parents(row, history)?;
             self.logs.open(row.clone()).map_err(|conflict| invalid(self, &conflict.to_string()))?;
         }
         self.observe(now, hole.stamp);
         self.logs.note_hole(&log, hole.through, hole.stamp);
-        Ok(HoleOutcome::Moved { row: new_row, mark: hole.through })
+        let hole = Hole { from: first_missing, ..*hole };
+        Ok(HoleOutcome::Moved { row: new_row, hole })
     }
 
     /// Merges what is left of trimmed messages into the directory. All of it or,

@@ -36,6 +36,7 @@ use crate::replication::log_table::LogTable;
 use crate::topology::Topology;
 
 mod append_entry;
+mod backfill;
 mod channel_operations;
 mod closed;
 mod etag;
@@ -44,6 +45,7 @@ mod marks;
 mod outcomes;
 mod own_log;
 mod publications;
+mod rate_limits;
 mod readiness;
 mod receiving;
 mod recovered;
@@ -52,6 +54,7 @@ mod sessions;
 mod tests;
 
 pub use append_entry::AppendEntry;
+pub use backfill::{Backfill, BackfillProgress};
 pub use channel_operations::{
     ChannelChange, ChannelDraft, ChannelEdit, ChannelUpdate, EditCondition, EditRefusal, Edited,
 };
@@ -61,9 +64,11 @@ pub use holes::BaseRefusal;
 pub use marks::MarkFinding;
 pub use outcomes::{FrameOutcome, HoleOutcome};
 pub use publications::{NewPublication, PublishRefusal, Published};
-pub use readiness::{Backfill, BackfillProgress, NamespaceReadiness};
+pub use readiness::NamespaceReadiness;
 pub use recovered::RecoveredState;
 pub use sessions::{ResumeSession, SessionOpened, SessionRefusal};
+
+use rate_limits::RateLimits;
 
 /// What admission keeps of one namespace.
 #[derive(Debug, Default)]
@@ -78,6 +83,8 @@ struct NamespaceState {
     directory: Directory,
     /// The sessions of publishers as of everything appended here.
     publishers: Publishers,
+    /// What channels with a rate still take.
+    rate_limits: RateLimits,
 }
 
 /// Decides what is appended. See the module's page.

@@ -2,8 +2,7 @@
 
 use super::AppendEntry;
 use crate::identity::Mark;
-use crate::replication::frames::{Nack, Refused};
-use crate::replication::peer_receiver::SubmissionOutcome;
+use crate::replication::frames::{Hole, Nack, Refused};
 use crate::replication::rows::Row;
 
 /// What became of a frame.
@@ -45,13 +44,14 @@ pub enum FrameOutcome {
 /// What became of a hole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HoleOutcome {
-    /// The mark moved over it. The storage records row, mark and stamp before
-    /// anything after the hole is appended.
+    /// The mark moved over it. The storage records row and hole before anything
+    /// after the hole is appended.
     Moved {
         /// The log's row, if the log was not held before.
         row: Option<Row>,
-        /// The log's new mark and floor.
-        mark: Mark,
+        /// What was filled: it begins with the first number that was missing, and
+        /// ends with the log's new mark and floor.
+        hole: Hole,
     },
     /// All of it is held, or was.
     AlreadyHeld {
@@ -62,39 +62,4 @@ pub enum HoleOutcome {
     Nack(Nack),
     /// This node is no member of the namespace.
     Refused(Refused),
-}
-
-impl FrameOutcome {
-    /// What the stream that the frame came by is told.
-    pub fn summary(&self) -> SubmissionOutcome {
-        match self {
-            Self::Appended { .. } => SubmissionOutcome::Appended,
-            Self::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
-            Self::Nack(nack) => nacked(nack),
-            Self::Refused(Refused { version, .. }) => {
-                SubmissionOutcome::Refused { version: *version }
-            }
-            // The process exits; nobody is to blame for what it forgot.
-            Self::OwnLogAhead { .. } => SubmissionOutcome::Dropped,
-        }
-    }
-}
-
-impl HoleOutcome {
-    /// What the stream that the hole came by is told.
-    pub fn summary(&self) -> SubmissionOutcome {
-        match self {
-            Self::Moved { .. } => SubmissionOutcome::Appended,
-            Self::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
-            Self::Nack(nack) => nacked(nack),
-            Self::Refused(Refused { version, .. }) => {
-                SubmissionOutcome::Refused { version: *version }
-            }
-        }
-    }
-}
-
-fn nacked(nack: &Nack) -> SubmissionOutcome {
-    let Nack { expected, reason, detail, .. } = nack;
-    SubmissionOutcome::Nack { expected: *expected, reason: *reason, detail: detail.clone() }
 }

@@ -101,6 +101,16 @@ pub enum PublishRefusal {
         /// Its sequence.
         sequence: PublisherSequence,
     },
+    /// The channel has had as many publications here as it takes in a second.
+    #[error("channel {channel} takes {per_second} publications a second at each node")]
+    TooFast {
+        /// The channel.
+        channel: ChannelName,
+        /// Its limit.
+        per_second: u32,
+        /// When there is room for one more.
+        retry_after_milliseconds: u64,
+    },
     /// This opening of the database has given all its numbers.
     #[error("the numbers of this log are used up")]
     NumbersUsedUp,
@@ -109,7 +119,13 @@ pub enum PublishRefusal {
 impl PublishRefusal {
     /// Whether the same publication may be accepted later or at another node.
     pub const fn retry_can_help(&self) -> bool {
-        matches!(self, Self::NotMember(_) | Self::Closed(_) | Self::UnknownChannel { .. })
+        matches!(
+            self,
+            Self::NotMember(_)
+                | Self::Closed(_)
+                | Self::UnknownChannel { .. }
+                | Self::TooFast { .. }
+        )
     }
 }
 
@@ -140,10 +156,21 @@ impl Admission {
         if let Some(reason) = node_closed.and(state.closed).first() {
             return Err(PublishRefusal::Closed(reason));
         }
-        let (epoch, version) = check_channel(state, &publication)?;
+        let Known { epoch, version, per_second } = check_channel(state, &publication)?;
         let place = self.next_place(publication.namespace).ok_or(PublishRefusal::NumbersUsedUp)?;
 
         let NewPublication { namespace, channel, key, payload, publisher, .. } = publication;
+        let state = self.state_mut(namespace);
+        if per_second > 0 {
+            // Last of all: what is refused for another reason takes nothing of the rate.
+            state.rate_limits.take(now, &channel, per_second).map_err(
+                |retry_after_milliseconds| PublishRefusal::TooFast {
+                    channel: channel.clone(),
+                    per_second,
+                    retry_after_milliseconds,
+                },
+            )?;
+        }
         let mut message = Message {
             m_id: MessageNumber::ZERO,
             groups: state.groups.clone(),
@@ -151,7 +178,7 @@ impl Admission {
             stamp: HybridTime::ZERO,
             parents: Vec::new(),
             topology_version: self.topology.version,
-            channel,
+            channel: channel.into(),
             epoch,
             version,
             key,
@@ -193,11 +220,19 @@ fn repeat_of(
     }
 }
 
-/// The epoch and version that the publication names, if its channel takes it.
+/// What is known of a channel that takes a publication.
+struct Known {
+    epoch: Epoch,
+    version: RegisterVersion,
+    /// 0 for no limit.
+    per_second: u32,
+}
+
+/// What is known of the publication's channel, if that takes it.
 fn check_channel(
     state: &NamespaceState,
     publication: &NewPublication,
-) -> Result<(Epoch, RegisterVersion), PublishRefusal> {
+) -> Result<Known, PublishRefusal> {
     check_size("key", publication.key.len(), MAX_KEY_BYTES)?;
     check_size("payload", publication.payload.len(), MAX_PAYLOAD_BYTES)?;
     let channel = &publication.channel;
@@ -208,11 +243,13 @@ fn check_channel(
     if held.is_deleted() {
         return Err(PublishRefusal::ChannelDeleted { channel: channel.clone(), epoch });
     }
-    match held.limits().max_payload_bytes {
+    let limits = held.limits();
+    match limits.max_payload_bytes {
         0 => {}
         limit => check_size("payload", publication.payload.len(), limit as usize)?,
     }
-    Ok((epoch, held.version()))
+    let per_second = limits.max_publications_per_second;
+    Ok(Known { epoch, version: held.version(), per_second })
 }
 
 const fn check_size(field: &'static str, bytes: usize, limit: usize) -> Result<(), PublishRefusal> {

@@ -161,7 +161,11 @@ impl Admission {
 
     /// Every parent's log must have reached its point with the same content.
     /// Where no hash is kept, having reached it is enough.
-    fn check_parents(&mut self, row: &Row, history: &dyn ChainHistory) -> Result<(), Nack> {
+    pub(super) fn check_parents(
+        &mut self,
+        row: &Row,
+        history: &dyn ChainHistory,
+    ) -> Result<(), Nack> {
         let path = row.log.path();
         for parent in &row.parents {
             let log = path.log(parent.incarnation);
@@ -290,7 +294,8 @@ fn check_message(
     if message.parents != parents {
         return Err("parents belong to the first message of a log".to_owned());
     }
-    if message.groups.is_empty() {
+    let is_known = !matches!(message.kind, MessageKind::Unknown(_));
+    if is_known && message.groups.is_empty() {
         return Err("it names no group".to_owned());
     }
     if message.kind == MessageKind::ChannelOperation {

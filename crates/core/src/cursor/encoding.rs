@@ -25,7 +25,10 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::identity::{Incarnation, MessageNumber, NamespaceNumber, NodeNumber, ShardNumber};
-use crate::limits::{MAX_CURSOR_BYTES, MAX_CURSOR_OVERRIDES, MAX_MESSAGE_NUMBER};
+use crate::limits::{
+    MAX_CURSOR_BYTES, MAX_CURSOR_OVERRIDES, MAX_CURSOR_TIPS, MAX_CURSOR_TIPS_PER_PATH,
+    MAX_MESSAGE_NUMBER,
+};
 use crate::names::ChannelName;
 use crate::wire_format::{put_varint, take_varint};
 
@@ -48,6 +51,12 @@ pub enum DecodeError {
         /// What it has.
         bytes: usize,
     },
+    /// More tips than any cursor.
+    #[error(
+        "the cursor has more than {MAX_CURSOR_TIPS} tips, or more than \
+         {MAX_CURSOR_TIPS_PER_PATH} of one origin"
+    )]
+    TooManyTips,
     /// Shorter than any cursor, or damaged.
     #[error("the cursor is cut off or damaged")]
     Damaged,
@@ -99,8 +108,9 @@ impl Cursor {
         }
         let mut rest = content.get(2..).ok_or(DecodeError::Damaged)?;
         let namespace = NamespaceNumber::new(take(&mut rest)?);
-        let tips = take_positions(&mut rest, Emptiness::Refused)?;
-        let overrides = take_overrides(&mut rest)?;
+        let mut budget = TipBudget(MAX_CURSOR_TIPS);
+        let tips = take_positions(&mut rest, Emptiness::Refused, &mut budget)?;
+        let overrides = take_overrides(&mut rest, &mut budget)?;
         let cursor = Self { namespace, tips, overrides };
         // Varints may be written longer than they need, which no cursor made here
         // has; comparing is simpler than refusing at each.
@@ -157,7 +167,23 @@ enum Emptiness {
     Allowed,
 }
 
-fn take_overrides(rest: &mut &[u8]) -> Result<BTreeMap<ChannelName, Positions>, DecodeError> {
+/// How many tips the rest of a cursor may have.
+struct TipBudget(usize);
+
+impl TipBudget {
+    fn take(&mut self, tips: usize) -> Result<(), DecodeError> {
+        if tips > MAX_CURSOR_TIPS_PER_PATH {
+            return Err(DecodeError::TooManyTips);
+        }
+        self.0 = self.0.checked_sub(tips).ok_or(DecodeError::TooManyTips)?;
+        Ok(())
+    }
+}
+
+fn take_overrides(
+    rest: &mut &[u8],
+    budget: &mut TipBudget,
+) -> Result<BTreeMap<ChannelName, Positions>, DecodeError> {
     let count: usize = take(rest)?;
     if count > MAX_CURSOR_OVERRIDES {
         return Err(DecodeError::Invalid);
@@ -169,7 +195,7 @@ fn take_overrides(rest: &mut &[u8]) -> Result<BTreeMap<ChannelName, Positions>, 
         *rest = after;
         let name = std::str::from_utf8(name).map_err(|_| DecodeError::Invalid)?;
         let name = ChannelName::parse(name).map_err(|_| DecodeError::Invalid)?;
-        let positions = take_positions(rest, Emptiness::Allowed)?;
+        let positions = take_positions(rest, Emptiness::Allowed, budget)?;
         if positions.is_empty() {
             return Err(DecodeError::Invalid);
         }
@@ -178,7 +204,11 @@ fn take_overrides(rest: &mut &[u8]) -> Result<BTreeMap<ChannelName, Positions>, 
     Ok(overrides)
 }
 
-fn take_positions(rest: &mut &[u8], emptiness: Emptiness) -> Result<Positions, DecodeError> {
+fn take_positions(
+    rest: &mut &[u8],
+    emptiness: Emptiness,
+    budget: &mut TipBudget,
+) -> Result<Positions, DecodeError> {
     let count: usize = take(rest)?;
     let mut positions = Positions::new();
     let mut origin = 0_u32;
@@ -191,6 +221,7 @@ fn take_positions(rest: &mut &[u8], emptiness: Emptiness) -> Result<Positions, D
         if tips == 0 && emptiness == Emptiness::Refused {
             return Err(DecodeError::Invalid);
         }
+        budget.take(tips)?;
         let key = PathKey { origin: NodeNumber::new(origin), shard: ShardNumber::new(shard) };
         positions.insert(key, take_tips(rest, tips)?);
     }

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
 use crate::identity::{ChainHash, ParentPoint};
+use crate::limits::{MAX_CURSOR_BYTES, MAX_CURSOR_TIPS_PER_PATH};
 use crate::replication::rows::Row;
 use crate::wire_format::put_varint;
 
@@ -651,7 +651,7 @@ fn overrides_past_their_number_are_refused() {
 }
 
 #[test]
-fn overrides_past_their_bytes_are_refused() {
+fn overrides_past_all_tips_are_refused() {
     let rows = Rows::new();
     let earlier = Cursor::new(NAMESPACE);
     let mut far = Cursor::new(NAMESPACE);
@@ -661,10 +661,34 @@ fn overrides_past_their_bytes_are_refused() {
     let mut cursor = earlier.clone();
     let refused = (0..MAX_CURSOR_OVERRIDES)
         .find_map(|index| cursor.start_channel(&channel(&index.to_string()), &far, &rows).err());
-    assert_eq!(refused, Some(OverrideError::TooLong));
-    let bytes: Bytes = cursor.encode();
-    assert!(bytes.len() <= MAX_CURSOR_BYTES);
-    assert_eq!(Cursor::decode(&bytes), Ok(cursor));
+    assert_eq!(refused, Some(OverrideError::TooManyTips));
+    assert_eq!(cursor.overridden_channels().count(), MAX_CURSOR_TIPS / 400);
+    assert_eq!(Cursor::decode(&cursor.encode()), Ok(cursor));
+}
+
+/// Anybody may send a cursor: what its tips cost is bounded before it is taken.
+#[test]
+fn tips_past_their_number_are_refused() {
+    let cursor = |origins: u32, tips_each: usize| {
+        let paths = (1..=origins).map(|origin| {
+            let tips =
+                (1..=tips_each as u64).map(|bits| (incarnation(bits), MessageNumber::new(1)));
+            let key = PathKey { origin: NodeNumber::new(origin), shard: ShardNumber::new(0) };
+            (key, Tips(tips.collect()))
+        });
+        Cursor { tips: paths.collect(), ..Cursor::new(NAMESPACE) }
+    };
+    let decoded = |cursor: &Cursor| Cursor::decode(&cursor.encode());
+    let origins = (MAX_CURSOR_TIPS / MAX_CURSOR_TIPS_PER_PATH) as u32;
+    let full = cursor(origins, MAX_CURSOR_TIPS_PER_PATH);
+    assert_eq!(decoded(&full).as_ref(), Ok(&full));
+    let one_origin = cursor(1, MAX_CURSOR_TIPS_PER_PATH + 1);
+    assert_eq!(decoded(&one_origin), Err(DecodeError::TooManyTips));
+    let one_more = cursor(origins + 1, MAX_CURSOR_TIPS_PER_PATH);
+    assert_eq!(decoded(&one_more), Err(DecodeError::TooManyTips));
+    let mut apart = cursor(origins, MAX_CURSOR_TIPS_PER_PATH);
+    apart.overrides.insert(channel("news"), cursor(1, 1).tips);
+    assert_eq!(decoded(&apart), Err(DecodeError::TooManyTips));
 }
 
 /// A channel that starts earlier is behind until its own reader has caught up; one

@@ -81,12 +81,6 @@ impl ChannelFilter {
         Ok(filter)
     }
 
-    /// Whether every channel matches.
-    pub fn matches_all(&self) -> bool {
-        self.exact.is_empty() && self.prefixes.is_empty()
-            || self.prefixes.iter().any(|prefix| prefix.is_empty())
-    }
-
     /// Whether a channel matches.
     pub fn matches(&self, channel: &str) -> bool {
         if self.exact.is_empty() && self.prefixes.is_empty() {
@@ -99,6 +93,12 @@ impl ChannelFilter {
     /// The exact names asked for.
     pub fn exact(&self) -> impl Iterator<Item = &ChannelName> {
         self.exact.iter()
+    }
+
+    /// The exact names, if nothing else was asked for.
+    pub fn only_exact(&self) -> Option<impl Iterator<Item = &ChannelName>> {
+        let is_exact = self.prefixes.is_empty() && !self.exact.is_empty();
+        is_exact.then(|| self.exact.iter())
     }
 
     /// The one channel this filter matches, if it matches exactly one.
@@ -129,10 +129,9 @@ mod tests {
 
     #[test]
     fn nothing_asked_for_and_a_star_match_all() {
-        assert!(ChannelFilter::default().matches_all());
-        assert!(ChannelFilter::parse(&["*"]).expect("valid").matches_all());
+        assert!(ChannelFilter::default().matches("any/thing"));
         assert!(ChannelFilter::parse(&["*"]).expect("valid").matches("any/thing"));
-        assert!(!ChannelFilter::parse(&["a"]).expect("valid").matches_all());
+        assert!(!ChannelFilter::parse(&["a"]).expect("valid").matches("any/thing"));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Where one reader stands: at the shared position, or at one of its own while
 //! it is behind, ahead, or held back at a branch that is not known here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::cursor::Cursor;
-use crate::identity::{Incarnation, LogName, MessageName, MessageNumber, NodeNumber};
+use crate::identity::{Incarnation, LogName, MessageName, MessageNumber, NodeNumber, PathName};
 use crate::names::ChannelName;
 use crate::replication::rows::Rows;
 
@@ -40,14 +40,16 @@ pub struct OriginNews {
     pub heard_at: Moment,
 }
 
-/// An unknown branch that was told as a gap.
-#[derive(Clone, Copy, Debug)]
-struct ToldBranch {
-    tip: MessageName,
+/// The unknown branches of one path that were told as a gap. All of them are told
+/// at once.
+#[derive(Clone, Debug)]
+struct ToldGap {
+    tips: BTreeSet<MessageName>,
     told_at: Moment,
-    /// What the origin called itself after the gap was told: a wiped origin
-    /// starts at 1 again, and what it says then is not inside the gap.
-    present: Option<Incarnation>,
+    /// What the origin called itself after the gap was told, at each opening since:
+    /// a wiped origin starts at 1 again, and what it says then is not inside the
+    /// gap, also where it was opened again before a slow reader came to read it.
+    heard: BTreeSet<Incarnation>,
 }
 
 /// One reader's position.
@@ -57,13 +59,13 @@ pub struct ReaderPosition {
     own: Option<Cursor>,
     /// Origins held back, with the moment when waiting ends.
     held: BTreeMap<NodeNumber, Moment>,
-    told: Vec<ToldBranch>,
+    told: BTreeMap<PathName, ToldGap>,
 }
 
 impl ReaderPosition {
     /// At the shared position.
     pub const fn shared() -> Self {
-        Self { own: None, held: BTreeMap::new(), told: Vec::new() }
+        Self { own: None, held: BTreeMap::new(), told: BTreeMap::new() }
     }
 
     /// At a cursor. Origins whose branches are not known here are held back for
@@ -71,7 +73,7 @@ impl ReaderPosition {
     pub fn at(cursor: Cursor, rows: &Rows, now: Moment, patience: Duration) -> Self {
         let unknown = cursor.unknown_tips(rows);
         let held = unknown.iter().map(|tip| (tip.log.origin, now + patience)).collect();
-        Self { own: Some(cursor), held, told: Vec::new() }
+        Self { own: Some(cursor), held, told: BTreeMap::new() }
     }
 
     /// Whether this is the shared position.
@@ -139,18 +141,25 @@ impl ReaderPosition {
     /// left out.
     pub fn rows_changed(&mut self, rows: &Rows) -> bool {
         let Some(own) = &self.own else { return false };
-        let (held, told) = (self.held.len(), self.told.len());
-        let unknown = own.unknown_tips(rows);
-        self.told.retain(|told| unknown.contains(&told.tip));
-        self.held.retain(|origin, _| unknown.iter().any(|tip| tip.log.origin == *origin));
-        self.held.len() < held || self.told.len() < told
+        let count = |told: &BTreeMap<PathName, ToldGap>| -> usize {
+            told.values().map(|gap| gap.tips.len()).sum()
+        };
+        let (held, told) = (self.held.len(), count(&self.told));
+        let unknown: BTreeSet<MessageName> = own.unknown_tips(rows).into_iter().collect();
+        let origins: BTreeSet<NodeNumber> = unknown.iter().map(|tip| tip.log.origin).collect();
+        self.told.retain(|_, gap| {
+            gap.tips.retain(|tip| unknown.contains(tip));
+            !gap.tips.is_empty()
+        });
+        self.held.retain(|origin, _| origins.contains(origin));
+        self.held.len() < held || count(&self.told) < told
     }
 
     /// Ends waiting that has lasted long enough: the gaps to tell. What the
     /// origins have besides must be read then.
     pub fn handle_timeout(&mut self, now: Moment, rows: &Rows) -> Vec<UnknownBranch> {
         let Some(own) = &self.own else { return Vec::new() };
-        let over: Vec<NodeNumber> = self
+        let over: BTreeSet<NodeNumber> = self
             .held
             .iter()
             .filter(|(_, until)| **until <= now)
@@ -159,7 +168,12 @@ impl ReaderPosition {
         let mut gaps = Vec::new();
         for tip in own.unknown_tips(rows) {
             if over.contains(&tip.log.origin) {
-                self.told.push(ToldBranch { tip, told_at: now, present: None });
+                let gap = self.told.entry(tip.log.path()).or_insert_with(|| ToldGap {
+                    tips: BTreeSet::new(),
+                    told_at: now,
+                    heard: BTreeSet::new(),
+                });
+                gap.tips.insert(tip);
                 gaps.push(UnknownBranch { tip });
             }
         }
@@ -176,13 +190,9 @@ impl ReaderPosition {
     /// out of a gap that was told, so that they have to be read.
     pub fn heard(&mut self, news: &OriginNews) -> bool {
         let mut changed = false;
-        for told in &mut self.told {
-            let is_news = told.tip.log.origin == news.origin
-                && told.told_at < news.heard_at
-                && told.present != Some(news.incarnation);
-            if is_news {
-                told.present = Some(news.incarnation);
-                changed = true;
+        for (path, gap) in &mut self.told {
+            if path.origin == news.origin && gap.told_at < news.heard_at {
+                changed |= gap.heard.insert(news.incarnation);
             }
         }
         changed
@@ -221,28 +231,29 @@ impl ReaderPosition {
     }
 
     fn is_inside_gap(&self, name: &MessageName, rows: &Rows) -> bool {
-        self.told.iter().any(|told| told.swallows(name, rows))
+        self.told.get(&name.log.path()).is_some_and(|gap| gap.swallows(name, rows))
     }
 }
 
-impl ToldBranch {
+impl ToldGap {
     fn swallows(&self, name: &MessageName, rows: &Rows) -> bool {
-        if name.log.path() != self.tip.log.path() || name.m_id > self.tip.m_id {
+        if self.tips.iter().all(|tip| name.m_id > tip.m_id) {
             return false;
         }
-        let Some(present) = self.present else { return true };
-        let is_present = name.log.incarnation == present;
-        let descends = rows
-            .covered_through(name, &name.log.path().log(present))
-            .is_some_and(|covered| covered > MessageNumber::ZERO);
-        !(is_present || descends)
+        let path = name.log.path();
+        !self.heard.iter().any(|heard| {
+            name.log.incarnation == *heard
+                || rows
+                    .covered_through(name, &path.log(*heard))
+                    .is_some_and(|covered| covered > MessageNumber::ZERO)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{ChainHash, NamespaceNumber, ParentPoint, PathName, ShardNumber};
+    use crate::identity::{ChainHash, NamespaceNumber, ParentPoint, ShardNumber};
     use crate::replication::rows::Row;
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -354,6 +365,29 @@ mod tests {
         assert!(reader.heard(&news(late + Duration::from_secs(1))));
         assert_eq!(step(&reader, log(1, 13), 1, &known), Step::Deliver);
         assert_eq!(step(&reader, log(1, 11), 7, &known), Step::Skip);
+    }
+
+    /// The wiped origin is opened again, twice, before the reader reads what it said
+    /// in between.
+    #[test]
+    fn every_opening_that_was_heard_since_is_outside_the_gap() {
+        let openings = [(13, None), (14, Some((13, 3))), (15, None), (11, None)];
+        let known = rows(openings.map(|(bits, parent)| row(log(1, bits), parent)).to_vec());
+        let elsewhere = rows(vec![row(log(1, 12), None)]);
+        let resumed = cursor(&[name(log(1, 12), 70)], &elsewhere);
+        let mut reader = ReaderPosition::at(resumed, &known, Moment::START, Duration::ZERO);
+        assert_eq!(reader.handle_timeout(Moment::START, &known).len(), 1);
+        for (second, bits) in [(1, 13), (2, 14), (3, 15)] {
+            let heard_at = Moment::START + Duration::from_secs(second);
+            let origin = NodeNumber::new(1);
+            let news = OriginNews { origin, incarnation: incarnation(bits), heard_at };
+            assert!(reader.heard(&news));
+            assert!(!reader.heard(&news), "it is known already");
+        }
+        for (bits, m_id) in [(13, 1), (14, 4), (15, 1)] {
+            assert_eq!(step(&reader, log(1, bits), m_id, &known), Step::Deliver, "{bits}");
+        }
+        assert_eq!(step(&reader, log(1, 11), 1, &known), Step::Skip);
     }
 
     #[test]

@@ -83,10 +83,4 @@ impl DirectoryChange {
             | Self::Lost { channel, .. } => channel,
         }
     }
-
-    /// Whether people who watch the channel want to know: what they see is
-    /// another, or something was lost.
-    pub const fn is_visible(&self) -> bool {
-        !matches!(self, Self::VersionNamed { .. })
-    }
 }

@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::identity::{Epoch, Incarnation, MessageName, RegisterVersion};
+use crate::identity::{Epoch, Incarnation, MessageName};
 use crate::message::{ChannelAction, ChannelOperation, Message, MessageHead, MessageKind};
 use crate::names::ChannelName;
 
@@ -266,23 +266,6 @@ impl Directory {
     pub fn deliverable(&self, channel: impl AsRef<str>, epoch: Epoch) -> bool {
         self.get(channel)
             .is_none_or(|held| epoch > held.epoch() || epoch == held.epoch() && !held.is_deleted())
-    }
-
-    /// The version that the next edit of a channel writes: above all that any
-    /// message named, received publications included.
-    pub fn admission_version(&self, channel: impl AsRef<str>) -> RegisterVersion {
-        let held = self.get(channel).map_or(0, |held| held.version().get());
-        RegisterVersion::new(held.saturating_add(1))
-    }
-
-    /// The epoch that a creation begins; `None` while the channel exists, be it
-    /// that only publications have named it.
-    pub fn next_epoch(&self, channel: impl AsRef<str>) -> Option<Epoch> {
-        match self.get(channel) {
-            None => Some(Epoch::new(1)),
-            Some(held) if held.is_deleted() => held.epoch().get().checked_add(1).map(Epoch::new),
-            Some(_) => None,
-        }
     }
 
     /// The digest of all definitions, equal at all members that hold the same

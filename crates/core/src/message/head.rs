@@ -5,12 +5,12 @@ use crate::clock::HybridTime;
 use crate::identity::{
     Epoch, MessageNumber, PublisherSequence, RegisterVersion, SessionId, TopologyVersion,
 };
-use crate::limits::{MAX_KEY_BYTES, MAX_SEND_BYTES};
+use crate::limits::MAX_SEND_BYTES;
 use crate::wire_format::{Field, Reader, WireError};
 
 use super::{
     DecodeError, Message, MessageKind, PublisherPosition, array, check_count, check_epoch,
-    check_number, check_payload,
+    check_key, check_number, check_payload,
 };
 
 /// A message without its groups, parents and trace; what it holds is part of the
@@ -26,7 +26,8 @@ pub struct MessageHead<'a> {
     /// The topology its origin had.
     pub topology_version: TopologyVersion,
     /// The channel's name, known to be UTF-8 and not checked further: what is in
-    /// a log was checked when it came.
+    /// a log was checked when it came. Of a kind that this build does not know it
+    /// may be any text.
     pub channel: &'a str,
     /// The channel's epoch that it means.
     pub epoch: Epoch,
@@ -135,17 +136,18 @@ impl<'a> MessageHead<'a> {
         Ok(true)
     }
 
-    /// Checks what all messages have in common, but for the channel's name.
+    /// Checks what all messages have in common, but for the channel's name; of
+    /// kinds that this build does not know only what it stores them by.
     pub(super) fn check(&self) -> Result<(), DecodeError> {
         check_number(self.m_id)?;
         if self.kind == MessageKind::Unknown(0) {
             return Err(DecodeError::Missing { field: "kind" });
         }
-        if self.channel.is_empty() {
+        if self.channel.is_empty() && !matches!(self.kind, MessageKind::Unknown(_)) {
             return Err(DecodeError::Missing { field: "channel" });
         }
         check_epoch(self.kind, self.epoch)?;
-        check_count("key", self.key.len(), MAX_KEY_BYTES)?;
+        check_key(self.kind, self.key.len())?;
         check_payload(self.kind, self.payload.len())
     }
 

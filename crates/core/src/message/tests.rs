@@ -67,7 +67,7 @@ prop_compose! {
             stamp: HybridTime::new(stamp),
             parents,
             topology_version: TopologyVersion { generation, number },
-            channel: ChannelName::parse(&channel).expect("the pattern is narrower"),
+            channel: ChannelName::parse(&channel).expect("the pattern is narrower").into(),
             epoch: Epoch::new(epoch),
             version: RegisterVersion::new(version),
             key,
@@ -135,7 +135,7 @@ fn example() -> Message {
             hash: ChainHash::from_bytes([0xab; 16]),
         }],
         topology_version: TopologyVersion { generation: 2, number: 17 },
-        channel: ChannelName::parse("prices/EUR").expect("a channel name"),
+        channel: ChannelName::parse("prices/EUR").expect("a channel name").into(),
         epoch: Epoch::new(3),
         version: RegisterVersion::new(5),
         key: Bytes::from_static(b"key"),
@@ -261,6 +261,29 @@ fn groups_may_come_unpacked() {
 fn a_kind_of_a_later_build_is_kept() {
     let later = Message { kind: MessageKind::Unknown(77), epoch: Epoch::new(0), ..example() };
     assert_eq!(Message::decode(&later.encode()), Ok(later));
+}
+
+/// Of a kind that this build does not know it asks nothing but what it stores it
+/// by: its number, its stamp and its size.
+#[test]
+fn a_kind_of_a_later_build_needs_no_channel() {
+    for channel in ["", "a//b", &"x".repeat(300)] {
+        let mut send = to_prost(&example());
+        send.kind = 77;
+        send.channel = channel.to_owned();
+        send.key = vec![0; 300].into();
+        send.publisher_session = Bytes::from_static(&[1; 3]);
+        send.groups.clear();
+        trace(&mut send).trace_id = Bytes::new();
+        let message = decode(&send).expect("stored and forwarded");
+        assert_eq!(message.channel, MessageChannel::Text(channel.to_owned()));
+        assert_eq!((message.publisher, message.trace), (None, None));
+        assert_eq!(Message::decode(&message.encode()), Ok(message.clone()));
+        send.m_id = 0;
+        assert_eq!(decode(&send), Err(DecodeError::Missing { field: "m_id" }));
+        let known = Message { kind: MessageKind::Publication, groups: vec![], ..message };
+        assert!(matches!(known.check(), Err(DecodeError::Channel(_))));
+    }
 }
 
 #[test]

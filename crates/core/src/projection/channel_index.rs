@@ -57,11 +57,13 @@ impl SegmentNumber {
 
     /// The last message it has room for.
     pub const fn last(self) -> MessageNumber {
-        MessageNumber::new(self.0 * SEGMENT_MESSAGES + (SEGMENT_MESSAGES - 1))
+        self.at((SEGMENT_MESSAGES - 1) as u8)
     }
 
+    /// Saturating: a damaged key may name a segment that no message can be in.
     const fn at(self, offset: u8) -> MessageNumber {
-        MessageNumber::new(self.0 * SEGMENT_MESSAGES + offset as u64)
+        let first = self.0.saturating_mul(SEGMENT_MESSAGES);
+        MessageNumber::new(first.saturating_add(offset as u64))
     }
 
     /// The one after it; the last has none.
@@ -108,6 +110,25 @@ pub fn decode_segment(key: &[u8], value: &[u8]) -> Result<IndexedSegment, LoadEr
     let segment = SegmentKey::decode(key)?.segment;
     let presence = Presence::decode(value).ok_or(LoadError::Value)?;
     Ok(presence.indexed(segment))
+}
+
+/// The segments that begin before a message, newest first, of those that were in
+/// memory and those that were stored at that time or later.
+pub fn join_segments(
+    recent: Vec<IndexedSegment>,
+    stored: impl IntoIterator<Item = IndexedSegment>,
+    before: MessageNumber,
+) -> Vec<IndexedSegment> {
+    // What is in memory is complete; of the segment being written, a part is
+    // stored too.
+    let oldest_recent = recent.last().map(|segment| SegmentNumber::of(segment.first));
+    let is_older = |segment: &IndexedSegment| {
+        oldest_recent.is_none_or(|oldest| SegmentNumber::of(segment.first) < oldest)
+    };
+    let mut segments = recent;
+    segments.extend(stored.into_iter().filter(is_older));
+    segments.retain(|segment| segment.first < before);
+    segments
 }
 
 /// Where the contents of the stored segments of a log are, oldest first: what
@@ -248,28 +269,12 @@ pub struct ChannelIndex {
 }
 
 impl ChannelIndex {
-    /// The segments of a log that have a channel and begin before a message,
-    /// newest first: those in memory, then `stored`, what was read of
-    /// [`segments_before`]. The storage may be read before or after this is
-    /// called, but not before changes that were taken were stored.
-    pub fn segments(
-        &self,
-        channel: ChannelHash,
-        log: &LogName,
-        before: MessageNumber,
-        stored: impl IntoIterator<Item = IndexedSegment>,
-    ) -> Vec<IndexedSegment> {
+    /// The segments in memory of a log that have a channel, newest first. To be
+    /// taken before the stored ones are read, and put together with them by
+    /// [`join_segments`].
+    pub fn recent_segments(&self, channel: ChannelHash, log: &LogName) -> Vec<IndexedSegment> {
         let recent = self.recent.get(log).into_iter().flatten().rev();
-        let mut found: Vec<_> = recent.filter_map(|recent| recent.indexed(channel)).collect();
-        // What is in memory is complete; of the segment being written, a part is
-        // stored too.
-        let oldest_recent = found.last().map(|segment| SegmentNumber::of(segment.first));
-        let is_older = |segment: &IndexedSegment| {
-            oldest_recent.is_none_or(|oldest| SegmentNumber::of(segment.first) < oldest)
-        };
-        found.extend(stored.into_iter().filter(is_older));
-        found.retain(|segment| segment.first < before);
-        found
+        recent.filter_map(|recent| recent.indexed(channel)).collect()
     }
 
     /// Drops the segments of a log that lie at or below a new floor, and moves

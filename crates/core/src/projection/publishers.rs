@@ -271,7 +271,7 @@ impl Publishers {
     /// idle for longest give way.
     pub fn open(&mut self, session: SessionId, now: WallTime) -> Result<(), OpenRefusal> {
         if self.is_full() {
-            self.evict_idle(now);
+            self.evict(|session| session.is_idle(now));
             if self.is_full() {
                 return Err(OpenRefusal::TooManySessions { sessions: self.sessions.len() });
             }
@@ -288,22 +288,22 @@ impl Publishers {
             || self.answers >= MAX_SESSION_ANSWERS_PER_NAMESPACE
     }
 
-    /// Evicts several at once, so that a full table is not searched at each
-    /// opening.
-    fn evict_idle(&mut self, now: WallTime) {
+    /// Evicts the least recently used of those that may go: several at once, so
+    /// that a full table is not searched at each opening.
+    fn evict(&mut self, may_go: impl Fn(&Session) -> bool) {
         const SHARE: usize = 64;
-        let mut idle: Vec<_> = self
+        let mut by_age: Vec<_> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.is_idle(now))
+            .filter(|(_, session)| may_go(session))
             .map(|(id, session)| (session.last_used, *id))
             .collect();
-        idle.sort_unstable();
+        by_age.sort_unstable();
         let (most_sessions, most_answers) = (
             MAX_SESSIONS_PER_NAMESPACE - MAX_SESSIONS_PER_NAMESPACE / SHARE,
             MAX_SESSION_ANSWERS_PER_NAMESPACE - MAX_SESSION_ANSWERS_PER_NAMESPACE / SHARE,
         );
-        for (_, id) in idle {
+        for (_, id) in by_age {
             if self.sessions.len() < most_sessions && self.answers < most_answers {
                 break;
             }
@@ -396,6 +396,12 @@ impl Publishers {
         let digest = PublicationDigest::of(message.channel, message.key, message.payload);
         let answer = Answer { incarnation: name.log.incarnation, m_id: name.m_id, digest };
         self.path = Some(name.log.path());
+        // The logs may hold many times the sessions that are kept. What was evicted
+        // before an opening is not to come back with it.
+        let is_new = !self.sessions.contains_key(&position.session);
+        if is_new && self.is_full() || self.answers >= MAX_SESSION_ANSWERS_PER_NAMESPACE {
+            self.evict(|_| true);
+        }
         let session = self.sessions.entry(position.session).or_insert_with(Session::unused);
         session.last_used = session.last_used.max(message.stamp.wall());
         self.answers -= session.state.answers.len();

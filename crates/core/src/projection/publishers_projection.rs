@@ -13,7 +13,7 @@ use crate::clock::HybridTime;
 use crate::identity::{
     LogName, MessageName, MessageNumber, NamespaceNumber, NodeNumber, PublisherSequence, SessionId,
 };
-use crate::limits::{MAX_IN_FLIGHT_PUBLICATIONS, MAX_SESSIONS_PER_NAMESPACE};
+use crate::limits::{MAX_IN_FLIGHT_PUBLICATIONS, MAX_STORED_SESSIONS_PER_NAMESPACE};
 use crate::message::MessageHead;
 
 use super::publishers::{Answer, PublicationDigest, SessionState, Taken};
@@ -22,10 +22,6 @@ use super::{
     LayoutVersion, LoadError, LogPositions, ProjectedLog, Projection, ProjectionChanges,
     ProjectionKind, ProjectionPosition,
 };
-
-/// Stored sessions of a namespace: more than admission keeps, so that nothing it
-/// keeps is missing after a restart.
-const MAX_STORED_SESSIONS: usize = 2 * MAX_SESSIONS_PER_NAMESPACE;
 
 /// The projection of the publisher sessions.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +118,11 @@ impl PublishersProjection {
     /// Deletes the sessions that were used least recently, several at once.
     fn make_room(&mut self, namespace: NamespaceNumber) {
         const SHARE: usize = 16;
-        if self.counts.get(&namespace).is_none_or(|count| *count < MAX_STORED_SESSIONS) {
+        if self
+            .counts
+            .get(&namespace)
+            .is_none_or(|count| *count < MAX_STORED_SESSIONS_PER_NAMESPACE)
+        {
             return;
         }
         let bounds = (namespace, SessionId::new([0; 16]))..=(namespace, SessionId::new([255; 16]));
@@ -132,7 +132,7 @@ impl PublishersProjection {
             .map(|(id, stored)| (stored.open.last_stamp(), *id))
             .collect();
         by_age.sort_unstable();
-        for (_, id) in by_age.into_iter().take(MAX_STORED_SESSIONS / SHARE) {
+        for (_, id) in by_age.into_iter().take(MAX_STORED_SESSIONS_PER_NAMESPACE / SHARE) {
             let Some(stored) = self.sessions.remove(&id) else { continue };
             self.dirty.remove(&id);
             *self.counts.entry(namespace).or_default() -= 1;

@@ -7,8 +7,11 @@
 //! were known here before it was asked for. It does not say anything about those
 //! that were heard of since: it may have been under way for long.
 //! What is retired stays retired, so that a late acknowledgement from before a
-//! restore cannot let anyone trim what the member no longer has. Whoever counts,
-//! counts the lowest mark among the openings that are not retired.
+//! restore cannot let anyone trim what the member no longer has. Only a welcome
+//! takes it back, of an opening that was retired before it was asked for: it
+//! lives, so there are two processes of one name, and what counts is the one that
+//! answers. Whoever counts, counts the lowest mark among the openings that are
+//! not retired.
 //!
 //! While the stream is there on which a member welcomed us, the opening that did
 //! is counted alone. Others can still pass on facts of an opening before it that
@@ -19,16 +22,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::identity::{Incarnation, LogName, Mark, MemberOpening, MessageNumber, NodeNumber};
+use crate::limits::{MAX_OPENINGS_PER_MEMBER, MAX_RETIRED_OPENINGS_PER_MEMBER};
 use crate::replication::frames::Fact;
-
-/// Openings of one member that are not known to be over. One is usual, a few
-/// follow restores out of our sight; beyond this the member counts as holding
-/// nothing until it welcomes us itself.
-const MAX_OPENINGS_PER_MEMBER: usize = 256;
-
-/// Retired openings remembered per member, the newest: one for each restart. An
-/// acknowledgement that is this many restarts late does not come.
-const MAX_RETIRED_PER_MEMBER: usize = 4096;
 
 /// What recording a fact did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +58,19 @@ impl QueuedLog {
     }
 }
 
+/// All that is known of one member, as a checkpoint stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberRecord {
+    /// The member.
+    pub node: NodeNumber,
+    /// What its openings hold that are not known to be over.
+    pub facts: Vec<Fact>,
+    /// Its openings that are, in the order in which that was learned.
+    pub retired: Vec<Incarnation>,
+    /// It has more openings than are kept: it counts as holding nothing.
+    pub too_many_openings: bool,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Opening {
     opened_from: Option<Incarnation>,
@@ -77,6 +85,9 @@ struct MemberFacts {
     retirements: VecDeque<Incarnation>,
     /// The openings known when the present stream began.
     known_before: BTreeSet<Incarnation>,
+    /// The openings retired since then: a welcome of one of them may be older
+    /// than what retired it.
+    retired_since: BTreeSet<Incarnation>,
     /// The opening that welcomed us on the stream that is there.
     connected: Option<Incarnation>,
     too_many_openings: bool,
@@ -87,12 +98,32 @@ impl MemberFacts {
         self.openings.remove(&incarnation);
         if self.retired.insert(incarnation) {
             self.retirements.push_back(incarnation);
+            self.retired_since.insert(incarnation);
         }
-        while self.retirements.len() > MAX_RETIRED_PER_MEMBER {
+        while self.retirements.len() > MAX_RETIRED_OPENINGS_PER_MEMBER {
             if let Some(oldest) = self.retirements.pop_front() {
                 self.retired.remove(&oldest);
+                self.retired_since.remove(&oldest);
             }
         }
+    }
+
+    /// A retired opening that has answered us lives.
+    fn take_back(&mut self, incarnation: Incarnation) {
+        if self.retired.remove(&incarnation) {
+            self.retirements.retain(|retired| *retired != incarnation);
+        }
+    }
+
+    fn facts(&self, node: NodeNumber) -> impl Iterator<Item = Fact> + '_ {
+        self.openings.iter().map(move |(incarnation, opening)| Fact {
+            opening: MemberOpening {
+                node,
+                incarnation: *incarnation,
+                opened_from: opening.opened_from,
+            },
+            marks: opening.marks.iter().map(|(log, mark)| (*log, *mark)).collect(),
+        })
     }
 
     fn mark_of(&self, log: &LogName) -> Option<Mark> {
@@ -133,6 +164,9 @@ impl Acknowledgements {
     pub fn record(&mut self, fact: &Fact, first_hand: bool) -> Recorded {
         let MemberOpening { node, incarnation, opened_from } = fact.opening;
         let member = self.members.entry(node).or_default();
+        if first_hand && !member.retired_since.contains(&incarnation) {
+            member.take_back(incarnation);
+        }
         if member.retired.contains(&incarnation) {
             return Recorded::Retired;
         }
@@ -178,6 +212,7 @@ impl Acknowledgements {
         let member = self.members.entry(node).or_default();
         member.connected = None;
         member.known_before = member.openings.keys().copied().collect();
+        member.retired_since.clear();
     }
 
     /// The stream is over on which a member welcomed us. From now on any other
@@ -237,44 +272,35 @@ impl Acknowledgements {
 
     /// All facts as they were told, for a peer that has just connected.
     pub fn facts(&self) -> Vec<Fact> {
-        self.members
-            .iter()
-            .flat_map(|(node, member)| {
-                member.openings.iter().map(|(incarnation, opening)| Fact {
-                    opening: MemberOpening {
-                        node: *node,
-                        incarnation: *incarnation,
-                        opened_from: opening.opened_from,
-                    },
-                    marks: opening.marks.iter().map(|(log, mark)| (*log, *mark)).collect(),
-                })
+        self.members.iter().flat_map(|(node, member)| member.facts(*node)).collect()
+    }
+
+    /// What a checkpoint stores.
+    pub fn to_checkpoint(&self) -> Vec<MemberRecord> {
+        let record = |(node, member): (&NodeNumber, &MemberFacts)| MemberRecord {
+            node: *node,
+            facts: member.facts(*node).collect(),
+            retired: member.retirements.iter().copied().collect(),
+            too_many_openings: member.too_many_openings,
+        };
+        let records = self.members.iter().map(record);
+        records
+            .filter(|member| {
+                !member.facts.is_empty() || !member.retired.is_empty() || member.too_many_openings
             })
             .collect()
     }
 
-    /// What a checkpoint stores: all facts, and each further retired opening as a
-    /// fact without marks that was opened from it.
-    pub fn to_checkpoint(&self) -> Vec<Fact> {
-        let mut facts = self.facts();
-        for (node, member) in &self.members {
-            let Some((incarnation, _)) = member.openings.first_key_value() else { continue };
-            facts.extend(member.retirements.iter().map(|retired| Fact {
-                opening: MemberOpening {
-                    node: *node,
-                    incarnation: *incarnation,
-                    opened_from: Some(*retired),
-                },
-                marks: Vec::new(),
-            }));
-        }
-        facts
-    }
-
     /// From what a checkpoint stored.
-    pub fn from_checkpoint(facts: &[Fact]) -> Self {
+    pub fn from_checkpoint(records: &[MemberRecord]) -> Self {
         let mut restored = Self::new();
-        for fact in facts {
-            restored.record(fact, false);
+        for record in records {
+            let member = restored.members.entry(record.node).or_default();
+            record.retired.iter().for_each(|retired| member.retire(*retired));
+            member.too_many_openings = record.too_many_openings;
+            for fact in &record.facts {
+                restored.record(fact, false);
+            }
         }
         restored
     }
@@ -307,13 +333,12 @@ mod tests {
                 incarnation: incarnation(opening),
                 opened_from: Incarnation::new(from),
             },
-            marks: marks
-                .iter()
-                .map(|(log, m_id)| {
-                    (*log, Mark { m_id: MessageNumber::new(*m_id), hash: ChainHash::EMPTY })
-                })
-                .collect(),
+            marks: marks.iter().map(|(log, m_id)| (*log, mark(*m_id))).collect(),
         }
+    }
+
+    fn mark(m_id: u64) -> Mark {
+        Mark { m_id: MessageNumber::new(m_id), hash: ChainHash::EMPTY }
     }
 
     /// A new stream to the member, and its answer to the greeting.
@@ -434,12 +459,34 @@ mod tests {
         assert_eq!(held(&facts), Some(90));
     }
 
+    /// It was under way while we were told that its sender is over.
     #[test]
     fn a_late_welcome_of_a_retired_opening_changes_nothing() {
         let mut facts = Acknowledgements::new();
+        facts.handle_connecting(MEMBER);
         facts.record(&fact(11, 10, &[(log(1), 90)]), false);
-        assert_eq!(welcome(&mut facts, &fact(10, 0, &[(log(1), 95)])), Recorded::Retired);
+        assert_eq!(facts.record(&fact(10, 0, &[(log(1), 95)]), true), Recorded::Retired);
         assert_eq!(held(&facts), Some(90));
+    }
+
+    /// Two processes of one name: whoever answers is counted, also when the other
+    /// had retired it.
+    #[test]
+    fn a_retired_opening_that_answers_takes_the_others_place() {
+        let mut facts = Acknowledgements::new();
+        welcome(&mut facts, &fact(10, 0, &[(log(1), 50)]));
+        welcome(&mut facts, &fact(11, 10, &[(log(1), 90)]));
+        assert_eq!(held(&facts), Some(90));
+        let taken = welcome(&mut facts, &fact(10, 0, &[(log(1), 55)]));
+        assert_eq!(taken, Recorded::News(vec![(log(1), mark(55))]));
+        assert_eq!(held(&facts), Some(55));
+        assert_eq!(facts.record(&fact(11, 10, &[(log(1), 99)]), false), Recorded::Retired);
+        facts.handle_disconnected(MEMBER);
+        assert_eq!(held(&facts), Some(55));
+        // Passed on by others, a retired one's marks still count nothing.
+        welcome(&mut facts, &fact(11, 10, &[(log(1), 91)]));
+        assert_eq!(facts.record(&fact(10, 0, &[(log(1), 56)]), false), Recorded::Retired);
+        assert_eq!(held(&facts), Some(91));
     }
 
     #[test]
@@ -462,6 +509,8 @@ mod tests {
         let recorded = facts.record(&fact(one_more, 0, &[(log(1), 9)]), false);
         assert_eq!(recorded, Recorded::TooManyOpenings);
         assert_eq!(held(&facts), None);
+        let restored = Acknowledgements::from_checkpoint(&facts.to_checkpoint());
+        assert_eq!(held(&restored), None, "a restart does not make it more");
         welcome(&mut facts, &fact(one_more, 0, &[(log(1), 9)]));
         assert_eq!(held(&facts), Some(9));
     }
@@ -476,7 +525,7 @@ mod tests {
         welcome(&mut facts, &fact(12, 9, &[(log(1), 40)]));
         facts.record(&fact(13, 0, &[(log(1), 30)]), false);
         let mut restored = Acknowledgements::from_checkpoint(&facts.to_checkpoint());
-        assert_eq!(restored.facts(), facts.facts());
+        assert_eq!(restored.to_checkpoint(), facts.to_checkpoint());
         for late in [7, 8, 9, 10] {
             let recorded = restored.record(&fact(late, 0, &[(log(1), 999)]), false);
             assert_eq!(recorded, Recorded::Retired, "opening {late}");

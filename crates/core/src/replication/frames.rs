@@ -12,16 +12,13 @@ use crate::identity::{
     ChainHash, FeatureLevel, FencingToken, LogName, Mark, MemberOpening, MessageNumber,
     NamespaceNumber, ParentPoint, TopologyVersion,
 };
+use crate::limits::WINDOW_BYTES_PER_MESSAGE;
 use crate::names::{NodeName, RegionName};
 use crate::topology::Topology;
 
 /// The version of the stream's rules that this build speaks. Builds of another
 /// one do not talk; what can be added without harm goes by feature level.
 pub const PROTOCOL_VERSION: u32 = 1;
-
-/// Charged to the window for each message beside its bytes, and twice that for
-/// each frame, so that a flood of tiny ones is bounded in memory as well.
-const MESSAGE_OVERHEAD_BYTES: u64 = 32;
 
 /// Who speaks: a member with its name, place and opening.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,8 +153,8 @@ impl Frame {
 
     /// What the frame takes of the stream's window: both sides count the same.
     pub fn window_bytes(&self) -> u64 {
-        self.sends.iter().fold(2 * MESSAGE_OVERHEAD_BYTES, |sum, send| {
-            sum + send.len() as u64 + MESSAGE_OVERHEAD_BYTES
+        self.sends.iter().fold(2 * WINDOW_BYTES_PER_MESSAGE, |sum, send| {
+            sum + send.len() as u64 + WINDOW_BYTES_PER_MESSAGE
         })
     }
 }

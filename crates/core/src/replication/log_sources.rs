@@ -9,13 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::Moment;
 use crate::identity::{LogName, MemberOpening, MessageNumber, NodeNumber};
+use crate::limits::MAX_LOGS_PER_PEER;
 use crate::names::RegionName;
 use crate::replication::frames::LogOffer;
 use crate::replication::timing::{STALLED_SERVER_LIMIT, STALLED_SERVER_PENALTY};
-
-/// Logs that one peer may offer: one for each opening of each member in each
-/// namespace, for years. What is beyond is left to other peers.
-const MAX_LOGS_PER_PEER: usize = 262_144;
 
 /// What to tell a peer's receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,17 +127,18 @@ impl LogSources {
     }
 
     /// A connected peer can serve a log up to its tip. The driver leaves out what
-    /// either end is no member for.
-    pub fn peer_offered(&mut self, now: Moment, node: NodeNumber, offer: &LogOffer) {
+    /// either end is no member for. False when the peer offers more logs than are
+    /// kept of one: this one is not taken from it, and somebody has to know.
+    pub fn peer_offered(&mut self, now: Moment, node: NodeNumber, offer: &LogOffer) -> bool {
         let log = offer.log;
         // What we write ourselves we need from nobody; an offer beyond our own
         // tip is the driver's alarm.
         if log.origin == self.me.node && log.incarnation == self.me.incarnation {
-            return;
+            return true;
         }
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else { return true };
         if peer.logs.len() >= MAX_LOGS_PER_PEER && !peer.logs.contains(&log) {
-            return;
+            return false;
         }
         peer.logs.insert(log);
         let state = self.logs.entry(log).or_default();
@@ -150,6 +148,7 @@ impl LogSources {
         let tip = state.offers.entry(node).or_default();
         *tip = offer.tip.m_id.max(*tip);
         self.reconsider(now, &log);
+        true
     }
 
     /// A log is appended here up to a number, whoever served it.
@@ -223,12 +222,14 @@ impl LogSources {
     }
 
     /// Who serves a log at present.
-    pub fn server_of(&self, log: &LogName) -> Option<NodeNumber> {
+    #[cfg(test)]
+    pub(crate) fn server_of(&self, log: &LogName) -> Option<NodeNumber> {
         self.logs.get(log)?.server
     }
 
     /// How far any connected peer holds a log.
-    pub fn best_offer(&self, log: &LogName) -> Option<MessageNumber> {
+    #[cfg(test)]
+    fn best_offer(&self, log: &LogName) -> Option<MessageNumber> {
         self.logs.get(log)?.offers.values().max().copied()
     }
 
@@ -245,6 +246,9 @@ impl LogSources {
         let wish = choose(state, nearness);
         let mut server = state.server.or(wish);
         if let (Some(current), Some(wished)) = (state.server, wish)
+            // One that stalled comes back when its penalty is over, also where
+            // nobody else is level with us.
+            && !state.is_avoided(wished)
             && nearness(wished) > nearness(current)
             // Two siblings that both see the other ahead must not come to wait
             // for each other: only the higher number moves to the lower.

@@ -382,25 +382,6 @@ impl LogTable {
             HeldHash::Known(_) | HeldHash::Forgotten => MarkComparison::Agrees,
         }
     }
-
-    /// The stopped log that keeps `log` from going on everywhere: itself or the
-    /// nearest ancestor that stands still.
-    pub fn stopped_by(&self, log: &LogName) -> Option<(LogName, StopReason)> {
-        let path = log.path();
-        let mut open = vec![*log];
-        let mut seen = std::collections::BTreeSet::new();
-        while let Some(name) = open.pop() {
-            if !seen.insert(name) {
-                continue;
-            }
-            let Some(held) = self.get(&name) else { continue };
-            if let Some(reason) = held.stopped {
-                return Some((name, reason));
-            }
-            open.extend(held.row.parents.iter().map(|parent| path.log(parent.incarnation)));
-        }
-        None
-    }
 }
 
 const FIRST_INCARNATION: Incarnation = match Incarnation::new(1) {
@@ -560,24 +541,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_log_is_found_from_its_descendants() {
+    fn the_first_finding_of_other_content_stays_until_a_repair() {
         let mut table = LogTable::new();
         hold(&mut table, log(5), Vec::new(), 3);
-        hold(&mut table, log(2), vec![parent(&log(5), 3)], 4);
-        hold(&mut table, log(1), vec![parent(&log(2), 4)], 5);
-        hold(&mut table, log(8), Vec::new(), 1);
-        assert_eq!(table.stopped_by(&log(1)), None);
+        let stopped = |table: &LogTable| table.get(&log(5)).expect("held").stopped;
+        assert_eq!(stopped(&table), None);
         let mark = mark(&log(5), 3);
         let reason =
             StopReason { noticed_at: mark.m_id, held: mark.hash, offered: ChainHash::EMPTY };
         table.note_stopped(&log(5), reason);
         let later = StopReason { noticed_at: MessageNumber::new(1), ..reason };
         table.note_stopped(&log(5), later);
-        for descendant in [1, 2, 5] {
-            assert_eq!(table.stopped_by(&log(descendant)), Some((log(5), reason)));
-        }
-        assert_eq!(table.stopped_by(&log(8)), None);
+        assert_eq!(stopped(&table), Some(reason));
         table.clear_stopped(&log(5));
-        assert_eq!(table.stopped_by(&log(1)), None);
+        assert_eq!(stopped(&table), None);
     }
 }

@@ -10,6 +10,7 @@ pub mod acknowledgements;
 pub mod frames;
 pub mod log_sources;
 pub mod log_table;
+pub mod own_log_watch;
 pub mod peer_receiver;
 pub mod peer_sender;
 pub mod rows;

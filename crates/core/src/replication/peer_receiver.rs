@@ -21,7 +21,8 @@ use crate::clock::Moment;
 use crate::identity::{LogName, Mark, MemberOpening, MessageNumber, NodeNumber, TopologyVersion};
 use crate::limits::{
     MAX_BASE_ENTRIES_BYTES, MAX_FRAME_BYTES, MAX_FRAME_MESSAGES, MAX_MARKS_PER_FRAME,
-    MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME, MAX_PARENTS, MAX_SEND_BYTES,
+    MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME, MAX_PARENTS, MAX_SEND_BYTES, MAX_SUBMISSIONS_PER_LOG,
+    MAX_WINDOW_BYTES_OF_A_FRAME,
 };
 use crate::replication::frames::{
     Ack, Frame, Hello, Hole, LogOffer, Nack, NackReason, PROTOCOL_VERSION, ReceiverFrame, Refused,
@@ -107,7 +108,8 @@ impl PeerReceiver {
     }
 
     /// The peer that introduced itself may serve us: `welcome` answers it. Its
-    /// window is that of the configuration.
+    /// window is that of the configuration; of its marks those that fit into one
+    /// frame go with it, the others follow as acknowledgements.
     pub fn accept(&mut self, now: Moment, mut welcome: Welcome) {
         self.now = now;
         let Phase::AwaitingAccept { peer } = self.phase else { return };
@@ -117,6 +119,10 @@ impl PeerReceiver {
         welcome.window_bytes = self.config.window_bytes;
         for (log, mark) in &welcome.marks {
             raise(&mut self.durable, *log, *mark);
+        }
+        let first = welcome.marks.len().min(MAX_MARKS_PER_FRAME);
+        for (log, mark) in welcome.marks.split_off(first) {
+            raise(&mut self.unacknowledged, log, mark);
         }
         self.transmit(ReceiverFrame::Welcome(welcome));
         self.share_topology();
@@ -355,7 +361,8 @@ impl PeerReceiver {
         }
         let window_bytes = frame.window_bytes();
         // The last frame may go beyond the window by what a frame may have.
-        let bound = self.config.window_bytes.max(MAX_FRAME_BYTES as u64) + MAX_ONE_FRAME_BYTES;
+        let bound =
+            self.config.window_bytes.max(MAX_FRAME_BYTES as u64) + MAX_WINDOW_BYTES_OF_A_FRAME;
         if self.window_closed || self.status.outstanding_bytes + window_bytes > bound {
             state.dropped_from = Some(match state.dropped_from {
                 Some(from) => from.min(frame.first_m_id),
@@ -458,15 +465,6 @@ impl PeerReceiver {
         self.actions.push_back(ReceiverAction::Disconnect { reason });
     }
 }
-
-/// Holes take nothing of the window; this bounds them. One frame of each message
-/// of a full window is far below it.
-const MAX_SUBMISSIONS_PER_LOG: usize = 262_144;
-
-/// What one frame may take: its bytes, the largest message at its end, and what
-/// is charged for each message.
-const MAX_ONE_FRAME_BYTES: u64 =
-    (MAX_FRAME_BYTES + MAX_SEND_BYTES) as u64 + 32 * (MAX_FRAME_MESSAGES as u64 + 2);
 
 fn raise(marks: &mut BTreeMap<LogName, Mark>, log: LogName, mark: Mark) -> bool {
     match marks.get_mut(&log) {

@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use crate::identity::{
-    ChainHash, Incarnation, LogName, MessageName, MessageNumber, ParentPoint, PathName,
-};
+use crate::identity::{ChainHash, Incarnation, LogName, MessageName, MessageNumber, ParentPoint};
 use crate::limits::MAX_PARENTS;
 
 /// A log and what it goes on from. It exists from the log's first message, and
@@ -153,14 +151,6 @@ impl Rows {
         self.rows.values()
     }
 
-    /// The rows of one path, by incarnation.
-    pub fn logs_of_path(&self, path: &PathName) -> impl Iterator<Item = &Row> {
-        let bounds = Incarnation::new(1)
-            .zip(Incarnation::new(u64::MAX))
-            .map(|(lowest, highest)| path.log(lowest)..=path.log(highest));
-        bounds.into_iter().flat_map(|bounds| self.rows.range(bounds)).map(|(_, row)| row)
-    }
-
     /// The number of a log's first message; `None` when its row is unknown.
     pub fn first_m_id(&self, log: &LogName) -> Option<MessageNumber> {
         self.rows.get(log).map(Row::first_m_id)
@@ -245,7 +235,7 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{NamespaceNumber, NodeNumber, ShardNumber};
+    use crate::identity::{NamespaceNumber, NodeNumber, PathName, ShardNumber};
 
     fn path(origin: u32) -> PathName {
         PathName {
@@ -374,8 +364,6 @@ mod tests {
         let rows = rows(&all);
         assert_eq!(covered(&rows, (2000, 2000), 1), Some(1));
         assert_eq!(covered(&rows, (2000, 2000), 1500), Some(1500));
-        assert_eq!(rows.logs_of_path(&path(1)).count(), 2000);
-        assert_eq!(rows.logs_of_path(&path(2)).count(), 0);
         assert_eq!((rows.len(), rows.iter().count()), (2000, 2000));
     }
 }

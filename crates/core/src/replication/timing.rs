@@ -49,6 +49,10 @@ pub const ACKNOWLEDGEMENT_INTERVAL: Duration = Duration::from_millis(5);
 /// trip between regions, in which the frames already under way arrive.
 pub const NACK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A member's mark in a log of our own has its hash compared this often: each
+/// covers all before it, and a comparison may read the disk.
+pub const OWN_LOG_COMPARISON_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A server of a log that makes no progress for this long, while another has
 /// more, is replaced.
 pub const STALLED_SERVER_LIMIT: Duration = Duration::from_secs(2);
@@ -57,7 +61,3 @@ pub const STALLED_SERVER_LIMIT: Duration = Duration::from_secs(2);
 /// unless nobody else is left: without it the preference for origins would
 /// bring the stalled one back at once.
 pub const STALLED_SERVER_PENALTY: Duration = Duration::from_secs(30);
-
-/// The window a sender keeps to, whatever a receiver offers: what is in flight
-/// is remembered per frame.
-pub const MAXIMUM_WINDOW_BYTES: u64 = 64 * 1024 * 1024;

@@ -6,23 +6,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_core::admission::{
-    ChannelChange, ChannelDraft, ChannelEdit, NewPublication, RecoveredState,
+    AppendEntry, ChannelChange, ChannelDraft, ChannelEdit, NewPublication, RecoveredState,
 };
+use interlock_core::clock::{HybridTime, WallTime};
 use interlock_core::identity::{
-    FencingToken, GroupNumber, Incarnation, MemberOpening, TopologyVersion,
+    ChainHash, FencingToken, GroupNumber, Incarnation, MemberOpening, MessageNumber, PathName,
+    ShardNumber, TopologyVersion,
 };
 use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
 use interlock_core::topology::{Group, Namespace, Node, NodeState, Topology};
-use interlock_storage::{Loss, MemoryDisk, MemoryStorage, Recovery};
+use interlock_storage::{
+    LogStorage as _, Loss, MemoryDisk, MemoryStorage, ProjectionKind, Recovery, Ticket,
+};
 use interlock_telemetry::metrics::Registry;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::channel_segments::ChannelSegments;
 use crate::durable_state::DurableLog;
 use crate::failure::NodeFailure;
-use crate::opening::rebuild_projections;
+use crate::log_writer::AppendedBatch;
+use crate::opening::{rebuild_projections, rebuild_storing_every};
 use crate::projector::channel_news;
-use crate::writer_commands::{PublishAnswer, WriterCommand};
+use crate::writer_commands::{BackfillNews, PublishAnswer, WriterCommand};
 
 const NAMESPACE: NamespaceNumber = NamespaceNumber::new(1);
 
@@ -33,6 +39,7 @@ struct Node1 {
     failure: FailureWatch,
     threads: Threads,
     storage: Storage,
+    backfilled: mpsc::UnboundedReceiver<NamespaceNumber>,
 }
 
 fn topology() -> Topology {
@@ -65,8 +72,15 @@ fn topology() -> Topology {
     }
 }
 
-/// Opens a disk as the service does, and starts the threads.
+/// A node that may accept in its namespace.
 fn start(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
+    let (node, recovery) = start_closed(disk, incarnation);
+    node.writer.tell(WriterCommand::SetReady(NAMESPACE)).expect("it is open");
+    (node, recovery)
+}
+
+/// Opens a disk as the service does, and starts the threads.
+fn start_closed(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
     let (storage, recovery) = MemoryStorage::open(disk).expect("the disk is whole");
     let storage: Storage = Arc::new(storage);
     let me = NodeNumber::new(1);
@@ -98,6 +112,7 @@ fn start(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
     let writer = LogWriter::new(8 << 20);
     let directories = Directories::new(projected.directories);
     let failure = FailureWatch::new();
+    let (backfilled_sender, backfilled) = mpsc::unbounded_channel();
     let threads = Threads::start(ThreadParts {
         storage: &storage,
         admission: Admission::new(opening, recovered, topology.current()),
@@ -105,10 +120,11 @@ fn start(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
         durable: &durable,
         projector_queue: &Arc::new(WorkQueue::new()),
         directories: &directories,
+        channel_segments: &ChannelSegments::new(projected.channel_index),
         publishers: projected.publishers,
         topology: &topology,
         channel_news: channel_news(),
-        backfilled: mpsc::unbounded_channel().0,
+        backfilled: backfilled_sender,
         clock: NodeClock::start(),
         alarms: &Arc::new(Alarms::default()),
         metrics: &NodeMetrics::register(&Registry::new()),
@@ -116,8 +132,7 @@ fn start(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
         me,
     })
     .expect("threads start");
-    writer.tell(WriterCommand::SetReady(NAMESPACE)).expect("it is open");
-    (Node1 { writer, durable, directories, failure, threads, storage }, recovery)
+    (Node1 { writer, durable, directories, failure, threads, storage, backfilled }, recovery)
 }
 
 fn channel() -> ChannelName {
@@ -214,5 +229,129 @@ async fn a_failed_append_or_sync_is_an_unknown_outcome() {
         assert_eq!(marks[0].1.m_id.get(), 2, "what was not synced never counts");
         drop(Arc::clone(&node.storage));
         node.end().await;
+    }
+}
+
+/// Members say what they have as soon as they are connected; the decision that
+/// there is anything to take over comes from another task, and may come later.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_members_said_before_the_decision_ends_a_backfill() {
+    let (mut node, _) = start_closed(&MemoryDisk::new(), 1);
+    let said_all = BackfillNews::OfferedAll(NodeNumber::new(2));
+    for command in [
+        WriterCommand::Backfill(vec![NAMESPACE], said_all),
+        WriterCommand::BeginBackfill(NAMESPACE),
+    ] {
+        node.writer.tell(command).expect("it is open");
+    }
+    let told = tokio::time::timeout(Duration::from_secs(20), node.backfilled.recv()).await;
+    assert_eq!(told.expect("it was said"), Some(NAMESPACE));
+    node.end().await;
+}
+
+/// The writer goes by the newest document it was told, in whatever order.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_topology_changes_nothing() {
+    let (node, _) = start(&MemoryDisk::new(), 1);
+    let version = |number| TopologyVersion { generation: 0, number };
+    for number in [6, 5] {
+        let namespaces = if number == 6 { topology().namespaces } else { Vec::new() };
+        let document = Topology { version: version(number), namespaces, ..topology() };
+        let command = WriterCommand::SetTopology(Arc::new(document));
+        node.writer.tell(command).expect("it is open");
+    }
+    let seen = node
+        .writer
+        .look(|admission| (admission.topology().version, admission.is_member(NAMESPACE)))
+        .await
+        .expect("it is open");
+    assert_eq!(seen, (version(6), true));
+    node.end().await;
+}
+
+/// A panic of one thread ends the others too: nobody waits for it for ever, and
+/// the node says why it has to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_writer_ends_all_threads() {
+    let (node, _) = start(&MemoryDisk::new(), 1);
+    let looked = node.writer.look::<()>(|_| panic!("an invariant is broken")).await;
+    assert!(looked.is_err());
+    let joined = tokio::time::timeout(Duration::from_secs(20), node.threads.join());
+    joined.await.expect("all threads have ended");
+    assert_eq!(node.failure.get(), Some(NodeFailure::Panicked("the log writer")));
+    assert!(node.writer.look(|_| ()).await.is_err(), "nothing is taken any more");
+}
+
+/// The same for the thread behind it, whose queue nobody empties any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_syncer_ends_all_threads() {
+    let disk = MemoryDisk::new();
+    let (storage, _) = MemoryStorage::open(&disk).expect("the disk is whole");
+    let (queue, projector) = (Arc::new(WorkQueue::new()), Arc::new(WorkQueue::new()));
+    let (writer, failure) = (LogWriter::new(1 << 20), FailureWatch::new());
+    let syncer = LogSyncer {
+        queue: Arc::clone(&queue),
+        storage: Arc::new(storage),
+        durable: Arc::new(DurableState::new([], 1 << 20)),
+        newly_durable: Arc::default(),
+        writer: writer.clone(),
+        projector: Arc::clone(&projector),
+        metrics: NodeMetrics::register(&Registry::new()),
+        failure: failure.clone(),
+    };
+    let thread = syncer.spawn().expect("threads start");
+    let log =
+        PathName { namespace: NAMESPACE, shard: ShardNumber::new(0), origin: NodeNumber::new(1) }
+            .log(Incarnation::new(1).expect("not zero"));
+    // A log's row comes with its first message; here it does not.
+    let entries = vec![AppendEntry {
+        log,
+        row: None,
+        m_id: MessageNumber::new(1),
+        bytes: Bytes::from_static(b"x"),
+        hash: ChainHash::EMPTY,
+        stamp: HybridTime::ZERO,
+    }];
+    let batch = AppendedBatch {
+        ticket: Ticket::ZERO,
+        entries,
+        arrived_at: WallTime::new(1),
+        accepted_at: BTreeMap::new(),
+        holes: Vec::new(),
+        answers: Vec::new(),
+        permits: Vec::new(),
+    };
+    queue.push(batch).expect("it is open");
+    let taken = tokio::task::spawn_blocking(move || {
+        drop(thread.join());
+        let mut taken = Vec::new();
+        projector.take(&mut taken, |_| true)
+    });
+    let taken = tokio::time::timeout(Duration::from_secs(20), taken).await;
+    assert!(!taken.expect("the projector's queue is closed").expect("it ends"));
+    assert_eq!(failure.get(), Some(NodeFailure::Panicked("the log syncer")));
+    assert!(writer.look(|_| ()).await.is_err(), "nothing is taken any more");
+}
+
+/// What a rebuild has read is stored as it goes: a large log is not kept in
+/// memory, and a crash does not begin it anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_stores_as_it_goes() {
+    let disk = MemoryDisk::new();
+    let (node, _) = start(&disk, 1);
+    node.create().await;
+    for number in 0..25 {
+        node.publish(&number.to_string()).await.expect("it is answered");
+    }
+    node.end().await;
+    let (storage, recovery) = MemoryStorage::open(&disk).expect("the disk is whole");
+    for kind in ProjectionKind::ALL {
+        storage.reset_projection(kind).expect("the disk works");
+    }
+    rebuild_storing_every(10, &storage, &recovery, NodeNumber::new(1)).expect("it is readable");
+    for kind in ProjectionKind::ALL {
+        let stored = storage.projection(kind).expect("the disk works").expect("it was stored");
+        let reached: Vec<u64> = stored.positions.iter().map(|(_, m_id)| m_id.get()).collect();
+        assert_eq!(reached, [20], "{kind:?}");
     }
 }

@@ -185,3 +185,72 @@ async fn metrics_are_served() {
     })
     .await;
 }
+
+/// Without a control-plane two processes of one name are told apart by the peer
+/// that hears both: one of them accepts nothing more, and the other one goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_of_one_name_one_drains() {
+    let mesh = Mesh::start(2).await;
+    mesh.create_channel(0, "news", &[0, 1]).await;
+    let anywhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let twin = interlock_push_node::Config {
+        data_dir: mesh.folder.path().join("twin"),
+        client_listen: anywhere,
+        replication_listen: anywhere,
+        ..mesh.nodes[0].config.clone()
+    };
+    let twin = interlock_push_node::PushNode::start(twin).await.expect("a fresh node starts");
+    let client = interlock_rpc::channel::EndpointConfig::new(twin.client_address().to_string());
+    let channel = client.connect_lazy().expect("a plain address");
+    let of_twin = async || {
+        let request = v1::GetStatusRequest { brief: true };
+        let mut client = interlock_rpc::services::node::client(channel.clone());
+        client.get_status(request).await.map(tonic::Response::into_inner)
+    };
+    let is_fenced = |status: &v1::GetStatusResponse| {
+        let told = status.alarms.iter().any(|alarm| alarm.name == "fenced");
+        told && status.state() == v1::ServingState::Draining
+    };
+    let fenced = until("one of them drains", async || {
+        let told = [mesh.status(0).await, of_twin().await].map(|status| {
+            let status = status.expect("it serves");
+            (is_fenced(&status), status.member.expect("it says who it is").incarnation)
+        });
+        match told {
+            [(true, fenced), (false, other)] | [(false, other), (true, fenced)] => {
+                Ok((fenced, other))
+            }
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(fenced.0 < fenced.1, "the lower incarnation drains: {fenced:?}");
+    // The other one keeps its stream to the peer: nobody takes it over any more.
+    let incarnation = fenced.1;
+    if mesh.status(0).await.expect("it serves").member.map(|me| me.incarnation) == Some(incarnation)
+    {
+        mesh.publish(0, "news", "still here").await.expect("it is accepted");
+        until("the peer has it", async || match mesh.read_all(1, &["news"]).await {
+            read if read == ["still here"] => Ok(()),
+            read => Err(read),
+        })
+        .await;
+    }
+    twin.shutdown().await;
+}
+
+/// A node on another one's disk, after a swapped volume or under another name,
+/// does not start, and says whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_does_not_open_the_database_of_another() {
+    let mut mesh = Mesh::start(2).await;
+    mesh.shutdown(0).await;
+    mesh.shutdown(1).await;
+    let swapped =
+        interlock_push_node::Config { data_dir: mesh.data_dir(0), ..mesh.nodes[1].config.clone() };
+    let error = interlock_push_node::PushNode::start(swapped).await.expect_err("it is another's");
+    let text = error.to_string();
+    assert!(text.contains("node-0 (number 1)") && text.contains("node node-1"), "{text}");
+    mesh.restart(0).await;
+    mesh.until_serving(0).await;
+}

@@ -214,3 +214,57 @@ async fn the_older_of_two_processes_of_one_name_drains() {
     newer.shutdown().await;
     control_plane.shutdown().await;
 }
+
+/// A member that joins while everything runs takes over all that was there before
+/// it accepts, in every one of its new namespaces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_joins_at_runtime_takes_over_everything() {
+    const NAMESPACES: u64 = 12;
+    interlock_rpc::install_crypto_provider();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let control_plane = start_control_plane(folder.path(), loopback()).await;
+    let address = control_plane.listen_address();
+    lay_out(address).await;
+    let mut topology = services::topology::client(channel(address));
+    let group = |regions: &[&str]| v1::ApplyGroupRequest {
+        name: "growing".to_owned(),
+        regions: regions.iter().map(|&region| region.to_owned()).collect(),
+    };
+    topology.apply_group(group(&["north"])).await.expect("it is stored");
+    let north = PushNode::start(node_config(folder.path(), "north", address)).await;
+    let north = north.expect("it registers");
+    let south = PushNode::start(node_config(folder.path(), "south", address)).await;
+    let south = south.expect("it registers");
+    let names: Vec<String> = (0..NAMESPACES).map(|number| format!("space-{number}")).collect();
+    for name in &names {
+        let request = v1::CreateNamespaceRequest {
+            name: name.clone(),
+            groups: vec!["growing".to_owned()],
+            disk_cap_bytes: 0,
+        };
+        topology.create_namespace(request).await.expect("it is stored");
+        create_channel(&north, name).await;
+        publish(&north, name, "before").await.expect("it is accepted");
+    }
+
+    topology.apply_group(group(&["north", "south"])).await.expect("it is stored");
+    for name in &names {
+        until("the new member accepts", async || {
+            let published = publish(&south, name, "after").await;
+            published.map_err(|status| {
+                // One that accepted before it had everything would not know it.
+                assert_ne!(reason_of(&status), Some(Reason::UnknownChannel), "{name}");
+                status.to_string()
+            })
+        })
+        .await;
+        until_held(&north, name, 3).await;
+        until_held(&south, name, 3).await;
+    }
+    for node in [north, south] {
+        let status = status(&node).await;
+        assert!(status.alarms.is_empty(), "{:?}", status.alarms);
+        node.shutdown().await;
+    }
+    control_plane.shutdown().await;
+}

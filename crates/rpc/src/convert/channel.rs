@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use interlock_core::admission::{EditCondition, Etag, EtagError};
 use interlock_core::directory::{Definition, LostOperation};
-use interlock_core::identity::{Epoch, NamespaceNumber, RegisterVersion};
+use interlock_core::identity::{Epoch, NamespaceNumber};
 use interlock_core::limits::MAX_PAYLOAD_BYTES;
 use interlock_core::message::{ChannelLimits, OperationError, Presentation, Source};
 use interlock_core::names::{ChannelName, NamespaceName};
@@ -25,7 +26,7 @@ pub fn channel(
         namespace: namespace.as_str().to_owned(),
         name: name.as_str().to_owned(),
         epoch: definition.epoch().get(),
-        etag: etag(definition.epoch(), definition.version()),
+        etag: Etag::of(definition).to_string(),
         description: presentation.description,
         labels: presentation.labels,
         source: source.map(|source| source.path.clone()).unwrap_or_default(),
@@ -64,30 +65,13 @@ pub fn lost_operation(namespace: NamespaceNumber, lost: &LostOperation) -> v1::L
     }
 }
 
-/// The name of a definition's version, for conditional edits: opaque to clients.
-pub fn etag(epoch: Epoch, version: RegisterVersion) -> String {
-    format!("{epoch}.{version}")
-}
-
-/// What an edit was made from; `None` for an edit without a condition.
-pub fn parse_etag(
-    text: &str,
-    field: &str,
-) -> Result<Option<(Epoch, RegisterVersion)>, InvalidField> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let wrong = || InvalidField::new(field, "is not an etag of this service");
-    let (epoch, version) = text.split_once('.').ok_or_else(wrong)?;
-    let number = |digits: &str| digits.parse::<u64>().map_err(|_| wrong());
-    let parsed = (Epoch::new(number(epoch)?), RegisterVersion::new(number(version)?));
-    // Other spellings of the same numbers are nobody's etag.
-    if etag(parsed.0, parsed.1) == text { Ok(Some(parsed)) } else { Err(wrong()) }
-}
-
-/// The epoch an edit means; `None` for the present one.
-pub fn epoch(epoch: u64) -> Option<Epoch> {
-    (epoch != 0).then(|| Epoch::new(epoch))
+/// What an edit was made from: epoch 0 is the present one, and an empty etag any.
+pub fn condition(epoch: u64, etag: &str) -> Result<EditCondition, InvalidField> {
+    let etag = match etag {
+        "" => None,
+        text => Some(text.parse().map_err(|error: EtagError| InvalidField::new("etag", error))?),
+    };
+    Ok(EditCondition { epoch: (epoch != 0).then(|| Epoch::new(epoch)), etag })
 }
 
 /// Description and labels within their limits.

@@ -10,7 +10,8 @@ use interlock_core::identity::{
     NodeNumber,
 };
 use interlock_core::limits::{
-    MAX_FRAME_MESSAGES, MAX_MARKS_PER_FRAME, MAX_OFFERS_PER_FRAME, MAX_SEND_BYTES,
+    MAX_BASE_ENTRIES_PER_FRAME, MAX_FRAME_MESSAGES, MAX_MARKS_PER_FRAME, MAX_NACK_DETAIL_BYTES,
+    MAX_NAMESPACES, MAX_OFFERS_PER_FRAME, MAX_SEND_BYTES,
 };
 use interlock_core::replication::frames::{
     BaseEntries, Fact, Frame, Heartbeat, Hello, Hole, LogOffer, Member, Nack, NackReason,
@@ -165,6 +166,7 @@ impl IntoCore for v1::Hello {
     type Core = Hello;
 
     fn into_core(self) -> Result<Hello, InvalidField> {
+        at_most(self.namespaces.len(), MAX_NAMESPACES, "namespaces")?;
         Ok(Hello {
             protocol_version: self.protocol_version,
             member: required(self.member, "member")?,
@@ -380,6 +382,7 @@ impl IntoCore for v1::BaseEntries {
     type Core = BaseEntries;
 
     fn into_core(self) -> Result<BaseEntries, InvalidField> {
+        at_most(self.directory.len(), MAX_BASE_ENTRIES_PER_FRAME, "directory")?;
         Ok(BaseEntries {
             namespace: NamespaceNumber::new(self.namespace),
             directory: self.directory,
@@ -437,11 +440,13 @@ impl IntoCore for v1::Nack {
                 return Err(InvalidField::new("reason", "is unknown"));
             }
         };
+        let mut detail = self.detail;
+        detail.truncate(detail.floor_char_boundary(MAX_NACK_DETAIL_BYTES));
         Ok(Nack {
             log: required(self.log, "log")?,
             expected: message_number(self.expected, "expected")?,
             reason,
-            detail: self.detail,
+            detail,
         })
     }
 }

@@ -7,7 +7,7 @@ use interlock_core::message::TraceContext;
 use interlock_core::names::ChannelName;
 
 use super::identity::channel_name;
-use super::{IntoCore, InvalidField, at_most, repeated};
+use super::{IntoCore, InvalidField, at_most};
 use crate::{trace, v1};
 
 /// Where a message must be durable before the answer.
@@ -94,10 +94,32 @@ impl IntoCore for v1::Publication {
     }
 }
 
+/// Why a frame of publications is refused as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidPublications {
+    /// The publication that is at fault, counted from 0; none when there are too
+    /// many.
+    pub index: Option<usize>,
+    /// What is wrong.
+    pub field: InvalidField,
+}
+
 /// The publications of one request.
-pub fn publications(publications: Vec<v1::Publication>) -> Result<Vec<Publication>, InvalidField> {
-    at_most(publications.len(), MAX_PUBLICATIONS_PER_REQUEST, "publications")?;
-    repeated(publications, "publications")
+pub fn publications(
+    publications: Vec<v1::Publication>,
+) -> Result<Vec<Publication>, InvalidPublications> {
+    at_most(publications.len(), MAX_PUBLICATIONS_PER_REQUEST, "publications")
+        .map_err(|field| InvalidPublications { index: None, field })?;
+    publications
+        .into_iter()
+        .enumerate()
+        .map(|(index, publication)| {
+            publication.into_core().map_err(|error| InvalidPublications {
+                index: Some(index),
+                field: error.within(&format!("publications[{index}]")),
+            })
+        })
+        .collect()
 }
 
 /// The one publication of a unary call.

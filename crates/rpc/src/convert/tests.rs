@@ -284,7 +284,7 @@ fn publications_keep_their_limits() {
     let large = Bytes::from(vec![0; MAX_PAYLOAD_BYTES + 1]);
     let list = vec![good.clone(), v1::Publication { payload: large, ..good.clone() }];
     let error = publish::publications(list).expect_err("too large");
-    assert_eq!(error.field, "publications[1].payload");
+    assert_eq!((error.index, error.field.field.as_str()), (Some(1), "publications[1].payload"));
     let unnamed = v1::Publication { channel: String::new(), ..good };
     assert_eq!(
         publish::publication(Some(unnamed)).expect_err("no channel").field,
@@ -325,14 +325,68 @@ fn starts_survive_the_wire() {
 }
 
 #[test]
-fn etags_name_epoch_and_version_and_nothing_else_passes() {
-    let etag = channel::etag(Epoch::new(2), RegisterVersion::new(15));
-    let parsed = Some((Epoch::new(2), RegisterVersion::new(15)));
-    assert_eq!(channel::parse_etag(&etag, "etag"), Ok(parsed));
-    assert_eq!(channel::parse_etag("", "etag"), Ok(None));
-    for wrong in ["2", "2.", ".15", "2.15.1", "+2.15", "02.15", "2.-1", "W/\"2.15\""] {
-        assert!(channel::parse_etag(wrong, "etag").is_err(), "{wrong}");
+fn the_etag_that_is_read_with_a_channel_is_the_one_that_edits_are_compared_by() {
+    use interlock_core::admission::{EditCondition, Etag};
+    use interlock_core::directory::Directory;
+    use interlock_core::message::{ChannelAction, ChannelOperation, Message, MessageKind};
+    use interlock_core::names::ChannelName;
+
+    let name = ChannelName::parse("news").expect("a name");
+    let creation = Message {
+        m_id: MessageNumber::new(1),
+        groups: Vec::new(),
+        kind: MessageKind::ChannelOperation,
+        stamp: HybridTime::new(5),
+        parents: Vec::new(),
+        topology_version: TopologyVersion::default(),
+        channel: name.clone().into(),
+        epoch: Epoch::new(2),
+        version: RegisterVersion::new(15),
+        key: Bytes::new(),
+        publisher: None,
+        possibly_repeated: false,
+        trace: None,
+        payload: ChannelOperation::new(ChannelAction::Create).encode(),
+    };
+    let mut directory = Directory::default();
+    directory.apply(&MessageName { log: log(), m_id: creation.m_id }, &creation);
+    let definition = directory.get(&name).expect("it was created");
+    let namespace = NamespaceName::parse("demo").expect("a name");
+    let read = channel::channel(&namespace, &name, definition);
+    let condition = EditCondition { epoch: Some(Epoch::new(2)), etag: Some(Etag::of(definition)) };
+    assert_eq!(channel::condition(read.epoch, &read.etag), Ok(condition));
+    assert_eq!(channel::condition(0, ""), Ok(EditCondition::default()));
+    for wrong in ["2", "2.15", "2.15-", "02.15-0000000000000000", "2.15-0", "W/\"2.15\""] {
+        assert_eq!(channel::condition(0, wrong).expect_err(wrong).field, "etag");
     }
+}
+
+#[test]
+fn what_peers_say_keeps_its_limits() {
+    use interlock_core::limits::{
+        MAX_BASE_ENTRIES_PER_FRAME, MAX_NACK_DETAIL_BYTES, MAX_NAMESPACES,
+    };
+
+    let namespaces = vec![v1::NamespaceDigest::default(); MAX_NAMESPACES + 1];
+    let hello = v1::Hello { namespaces, ..Default::default() };
+    assert_eq!(hello.into_core().expect_err("too many").field, "namespaces");
+
+    let entries =
+        |count| v1::BaseEntries { directory: vec![Bytes::new(); count], ..Default::default() };
+    let most = entries(MAX_BASE_ENTRIES_PER_FRAME).into_core().expect("at the limit");
+    assert_eq!(most.directory.len(), MAX_BASE_ENTRIES_PER_FRAME);
+    let more = entries(MAX_BASE_ENTRIES_PER_FRAME + 1);
+    assert_eq!(more.into_core().expect_err("too many").field, "directory");
+
+    // The text is cut, in front of the character that would not fit.
+    let nack = v1::Nack {
+        log: Some(log().into_wire()),
+        expected: 1,
+        reason: v1::NackReason::Invalid.into(),
+        detail: format!("{}ü", "x".repeat(MAX_NACK_DETAIL_BYTES - 1)),
+    };
+    let nack = nack.into_core().expect("only longer than is kept");
+    assert_eq!(nack.detail, "x".repeat(MAX_NACK_DETAIL_BYTES - 1));
 }
 
 #[test]
@@ -383,7 +437,7 @@ fn definitions_are_shown_and_their_limits_named() {
         stamp: HybridTime::new(5),
         parents: Vec::new(),
         topology_version: TopologyVersion::default(),
-        channel: name.clone(),
+        channel: name.clone().into(),
         epoch: Epoch::new(1),
         version: RegisterVersion::new(1),
         key: Bytes::new(),
@@ -399,7 +453,7 @@ fn definitions_are_shown_and_their_limits_named() {
 
     let shown = channel::channel(&namespace, &name, definition);
     assert_eq!((shown.namespace.as_str(), shown.name.as_str()), ("news", "pages/start"));
-    assert_eq!((shown.epoch, shown.etag.as_str()), (1, "1.1"));
+    assert_eq!(shown.epoch, 1);
     assert_eq!(shown.labels.get("team").map(String::as_str), Some("web"));
     assert_eq!((shown.max_payload_bytes, shown.max_publications_per_second), (1024, 10));
     assert!(!shown.provisional && !shown.deleted);

@@ -13,6 +13,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use interlock_core::limits::{
+    BULK_HTTP2_FRAME_BYTES, BULK_WINDOW_BYTES, CALL_HTTP2_FRAME_BYTES, CALL_WINDOW_BYTES,
+    MAX_CALLS_PER_CONNECTION, MAX_CONNECTIONS,
+};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::body::Body;
@@ -33,12 +37,6 @@ use observe::ObserveLayer;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_CONNECTIONS: usize = 10_000;
-const MAX_CONCURRENT_STREAMS: u32 = 1_024;
-const CALL_WINDOW_BYTES: u32 = 1024 * 1024;
-const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-const CALL_HTTP2_FRAME_BYTES: u32 = 64 * 1024;
-const BULK_HTTP2_FRAME_BYTES: u32 = 256 * 1024;
 
 /// The limits of a server and its certificate.
 #[derive(Clone, Debug)]
@@ -65,7 +63,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_connections: MAX_CONNECTIONS,
-            max_concurrent_streams: MAX_CONCURRENT_STREAMS,
+            max_concurrent_streams: MAX_CALLS_PER_CONNECTION,
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
             stream_window_bytes: CALL_WINDOW_BYTES,
@@ -77,12 +75,12 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
-    /// For replication and pipelined publishing: windows that keep a long link
-    /// full.
+    /// For replication: few callers, each with windows that keep a long link full.
+    /// Clients are many, and get smaller ones.
     pub fn bulk() -> Self {
         Self {
-            stream_window_bytes: STREAM_WINDOW_BYTES,
-            connection_window_bytes: 2 * STREAM_WINDOW_BYTES,
+            stream_window_bytes: BULK_WINDOW_BYTES,
+            connection_window_bytes: 2 * BULK_WINDOW_BYTES,
             max_http2_frame_bytes: BULK_HTTP2_FRAME_BYTES,
             ..Self::default()
         }

@@ -2,6 +2,7 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use interlock_core::limits::MAX_RECEIVED_MESSAGE_BYTES;
 use tokio::sync::Notify;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -193,16 +194,19 @@ async fn refusals_reach_the_caller_with_their_details() {
 }
 
 #[tokio::test]
-async fn messages_above_four_mebibytes_pass_and_above_the_limit_do_not() {
+async fn messages_up_to_the_limit_pass_and_above_it_do_not() {
     let server = serve(ServerConfig::bulk(), Publisher::default()).await;
     let mut client = client(&server);
     let request =
         |bytes: usize| v1::OpenSessionRequest { session: vec![0; bytes].into(), ..open("news") };
-    client.open_session(request(6 * 1024 * 1024)).await.expect("within 8 MiB");
+    let overhead = 64;
+    let most = MAX_RECEIVED_MESSAGE_BYTES - overhead;
+    client.open_session(request(most)).await.expect("it is within the limit");
     let mut unbounded = v1::publish_service_client::PublishServiceClient::new(
         endpoint(&server).connect_lazy().expect("an address"),
     );
-    let status = unbounded.open_session(request(9 * 1024 * 1024)).await.expect_err("too large");
+    let beyond = MAX_RECEIVED_MESSAGE_BYTES + 1;
+    let status = unbounded.open_session(request(beyond)).await.expect_err("it is too large");
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
 }
 

@@ -117,14 +117,14 @@ fn check_peers(evidence: &Evidence<'_>, findings: &mut Findings) {
             *held = m_id.max(*held);
         };
         match record {
-            Record::Opened { node, logs, .. } => {
-                logs.iter().for_each(|(log, mark)| raise(*node, *log, mark.m_id));
+            Record::Opened { machine, logs, .. } => {
+                logs.iter().for_each(|(log, mark)| raise(machine.node, *log, mark.m_id));
             }
-            Record::Durable { node, log, mark } => raise(*node, *log, mark.m_id),
-            Record::HeldByPeers { node, name, peers } => {
+            Record::Durable { machine, log, mark } => raise(machine.node, *log, mark.m_id),
+            Record::HeldByPeers { machine, name, peers } => {
                 let holders = nodes
                     .iter()
-                    .filter(|other| *other != node)
+                    .filter(|other| **other != machine.node)
                     .filter(|other| ever.get(&(**other, name.log)) >= Some(&name.m_id))
                     .count();
                 if holders < *peers {

@@ -8,6 +8,7 @@ use interlock_core::identity::{LogName, Mark, MessageNumber, NamespaceNumber, No
 use interlock_core::topology::Topology;
 
 use crate::history::Record;
+use crate::machine::MachineName;
 
 use super::{Evidence, Findings};
 
@@ -16,37 +17,37 @@ type Marks = BTreeMap<LogName, MessageNumber>;
 /// What others had when a node began to take over a namespace.
 #[derive(Clone, Default)]
 struct Beginning {
-    others: BTreeMap<NodeNumber, Marks>,
+    others: BTreeMap<MachineName, Marks>,
     /// Members whose disk was replaced since: what they had counts no more.
-    replaced: BTreeSet<NodeNumber>,
+    replaced: BTreeSet<MachineName>,
 }
 
 #[derive(Default)]
 struct Story<'a> {
     topology: Option<&'a Topology>,
-    held: BTreeMap<NodeNumber, Marks>,
-    ready: BTreeSet<(NodeNumber, NamespaceNumber)>,
-    beginnings: BTreeMap<(NodeNumber, NamespaceNumber), Beginning>,
+    held: BTreeMap<MachineName, Marks>,
+    ready: BTreeSet<(MachineName, NamespaceNumber)>,
+    beginnings: BTreeMap<(MachineName, NamespaceNumber), Beginning>,
 }
 
 pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     let mut story = Story::default();
     for record in &evidence.history.records {
         match record {
-            Record::Opened { node, logs, .. } => {
-                story.hold(*node, logs.iter().map(|(log, mark)| (log, mark)));
-                for namespace in story.namespaces_of(*node) {
-                    story.begin(*node, namespace);
+            Record::Opened { machine, logs, .. } => {
+                story.hold(*machine, logs.iter().map(|(log, mark)| (log, mark)));
+                for namespace in story.namespaces_of(machine.node) {
+                    story.begin(*machine, namespace);
                 }
             }
-            Record::Durable { node, log, mark } => {
-                story.held.entry(*node).or_default().insert(*log, mark.m_id);
+            Record::Durable { machine, log, mark } => {
+                story.held.entry(*machine).or_default().insert(*log, mark.m_id);
             }
-            Record::Replaced { node, logs, .. } => {
-                story.hold(*node, logs.iter());
-                story.ready.retain(|(ready, _)| ready != node);
-                story.beginnings.values_mut().for_each(|it| _ = it.replaced.insert(*node));
+            Record::Replaced { machine, logs, .. } => {
+                story.hold(*machine, logs.iter());
+                story.forget(*machine);
             }
+            Record::Retired { machine } => story.forget(*machine),
             Record::TopologyEdited(topology) => {
                 let before = story.topology.replace(topology);
                 let is_new = |node, namespace| {
@@ -55,15 +56,17 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                 for node in topology.nodes.iter().map(|node| node.number) {
                     for namespace in topology.namespaces_of(node) {
                         if is_new(node, namespace) {
-                            story.begin(node, namespace);
+                            story.begin_all_of(node, namespace);
                         }
                     }
                 }
             }
-            Record::Ready { node, namespace } => _ = story.ready.insert((*node, *namespace)),
-            Record::Backfilled { node, namespace } if !story.is_whole(*node, *namespace) => {
+            Record::Ready { machine, namespace } => {
+                story.ready.insert((*machine, *namespace));
+            }
+            Record::Backfilled { machine, namespace } if !story.is_whole(*machine, *namespace) => {
                 findings.broken(format!(
-                    "node {node} is ready in {namespace} without the state of any member"
+                    "node {machine} is ready in {namespace} without the state of any member"
                 ));
             }
             _ => {}
@@ -76,32 +79,50 @@ impl Story<'_> {
         self.topology.map_or_else(Vec::new, |topology| topology.namespaces_of(node))
     }
 
-    fn hold<'a>(&mut self, node: NodeNumber, logs: impl Iterator<Item = (&'a LogName, &'a Mark)>) {
-        self.held.insert(node, logs.map(|(log, mark)| (*log, mark.m_id)).collect());
+    /// A machine's disk is another, or gone: what it had counts no more.
+    fn forget(&mut self, machine: MachineName) {
+        self.ready.retain(|(ready, _)| *ready != machine);
+        self.beginnings.values_mut().for_each(|it| _ = it.replaced.insert(machine));
     }
 
-    fn begin(&mut self, node: NodeNumber, namespace: NamespaceNumber) {
-        let others = self.held.iter().filter(|(other, _)| **other != node);
+    /// A node becomes a member with all its machines.
+    fn begin_all_of(&mut self, node: NodeNumber, namespace: NamespaceNumber) {
+        let machines = self.held.keys().copied().filter(|machine| machine.node == node);
+        for machine in machines.collect::<Vec<_>>() {
+            self.begin(machine, namespace);
+        }
+    }
+
+    fn hold<'a>(
+        &mut self,
+        machine: MachineName,
+        logs: impl Iterator<Item = (&'a LogName, &'a Mark)>,
+    ) {
+        self.held.insert(machine, logs.map(|(log, mark)| (*log, mark.m_id)).collect());
+    }
+
+    fn begin(&mut self, machine: MachineName, namespace: NamespaceNumber) {
+        let others = self.held.iter().filter(|(other, _)| **other != machine);
         let others = others.map(|(other, marks)| (*other, marks.clone())).collect();
         let beginning = Beginning { others, replaced: BTreeSet::new() };
-        self.beginnings.insert((node, namespace), beginning);
+        self.beginnings.insert((machine, namespace), beginning);
     }
 
     /// Whether a node holds what some member that is ready held at the
     /// beginning.
-    fn is_whole(&self, node: NodeNumber, namespace: NamespaceNumber) -> bool {
-        let Some(beginning) = self.beginnings.get(&(node, namespace)) else { return false };
-        let held = self.held.get(&node);
+    fn is_whole(&self, machine: MachineName, namespace: NamespaceNumber) -> bool {
+        let Some(beginning) = self.beginnings.get(&(machine, namespace)) else { return false };
+        let held = self.held.get(&machine);
         let holds = |log: &LogName, m_id: MessageNumber| {
             held.and_then(|held| held.get(log)).is_some_and(|held| *held >= m_id)
         };
-        let is_held = |other: &NodeNumber| {
+        let is_held = |other: &MachineName| {
             let marks = beginning.others.get(other).into_iter().flatten();
             let mut marks = marks.filter(|(log, _)| log.namespace == namespace);
             beginning.replaced.contains(other) || marks.all(|(log, m_id)| holds(log, *m_id))
         };
-        let ready = self.ready.iter().filter(|(other, of)| *of == namespace && *other != node);
+        let ready = self.ready.iter().filter(|(other, of)| *of == namespace && *other != machine);
         ready.map(|(other, _)| other).any(is_held)
-            || beginning.replaced.iter().any(|other| *other != node)
+            || beginning.replaced.iter().any(|other| *other != machine)
     }
 }

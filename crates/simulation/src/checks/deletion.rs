@@ -3,32 +3,33 @@
 
 use std::collections::BTreeMap;
 
-use interlock_core::identity::{Epoch, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{Epoch, NamespaceNumber};
 use interlock_core::message::ChannelAction;
 use interlock_core::names::ChannelName;
 
 use crate::history::Record;
+use crate::machine::MachineName;
 
 use super::acknowledged::operation_of;
 use super::{Evidence, Findings};
 
-/// A channel as one node shows it: its epoch, and whether that is deleted.
+/// A channel as one machine shows it: its epoch, and whether that is deleted.
 type Shown<'a> = BTreeMap<(NamespaceNumber, &'a ChannelName), (Epoch, bool)>;
 
 pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
-    let mut nodes: BTreeMap<NodeNumber, Shown<'_>> = BTreeMap::new();
+    let mut machines: BTreeMap<MachineName, Shown<'_>> = BTreeMap::new();
     for record in &evidence.history.records {
         match record {
-            Record::Shown { node, namespace, channel, epoch, deleted } => {
-                let shown = nodes.entry(*node).or_default();
+            Record::Shown { machine, namespace, channel, epoch, deleted } => {
+                let shown = machines.entry(*machine).or_default();
                 let before = shown.insert((*namespace, channel), (*epoch, *deleted));
                 if before > Some((*epoch, *deleted)) {
                     findings.broken(format!(
-                        "node {node} shows {channel} as {epoch}, deleted {deleted}, after {before:?}"
+                        "node {machine} shows {channel} as {epoch}, deleted {deleted}, after {before:?}"
                     ));
                 }
             }
-            Record::Replaced { node, .. } => _ = nodes.remove(node),
+            Record::Replaced { machine, .. } => _ = machines.remove(machine),
             _ => {}
         }
     }
@@ -40,7 +41,7 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         }
         for (node, state) in evidence.end.members(name.log.namespace) {
             let channels = &state.namespaces[&name.log.namespace].channels;
-            let shown = channels.get(&message.channel);
+            let shown = message.channel.name().and_then(|name| channels.get(name));
             let is_gone = shown.is_some_and(|shown| {
                 shown.epoch > message.epoch || shown.epoch == message.epoch && shown.deleted
             });

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use interlock_core::identity::{LogName, Mark, MessageName, MessageNumber, NodeNumber};
 
 use crate::history::Record;
+use crate::machine::MachineName;
 
 /// A range of numbers, both ends included.
 type Range = (MessageNumber, MessageNumber);
@@ -13,13 +14,15 @@ type Range = (MessageNumber, MessageNumber);
 /// The disks as the history tells them.
 #[derive(Debug, Default)]
 pub(crate) struct Disks {
-    held: BTreeMap<NodeNumber, BTreeMap<LogName, MessageNumber>>,
+    held: BTreeMap<MachineName, BTreeMap<LogName, MessageNumber>>,
     /// How far each log has to be everywhere at the end.
     required: BTreeMap<LogName, MessageNumber>,
     /// What no disk had any more when a disk was replaced.
     lost: BTreeMap<LogName, Vec<Range>>,
     /// Openings that found less than had been synced.
     shortened: Vec<String>,
+    /// What processes had that were stopped before anybody else had it.
+    tails: Vec<String>,
 }
 
 impl Disks {
@@ -28,9 +31,10 @@ impl Disks {
         let mut disks = Self::default();
         for record in records {
             match record {
-                Record::Opened { node, logs, .. } => disks.open(*node, logs),
-                Record::Durable { node, log, mark } => disks.grow(*node, *log, mark.m_id),
-                Record::Replaced { node, logs, .. } => disks.replace(*node, logs),
+                Record::Opened { machine, logs, .. } => disks.open(*machine, logs),
+                Record::Durable { machine, log, mark } => disks.grow(*machine, *log, mark.m_id),
+                Record::Replaced { machine, logs, .. } => disks.replace(*machine, logs),
+                Record::Retired { machine } => disks.retire(*machine),
                 _ => {}
             }
         }
@@ -59,31 +63,36 @@ impl Disks {
         &self.shortened
     }
 
-    fn open(&mut self, node: NodeNumber, logs: &[(LogName, Mark)]) {
+    /// What processes had that were stopped before anybody else had it.
+    pub(crate) fn tails(&self) -> &[String] {
+        &self.tails
+    }
+
+    fn open(&mut self, machine: MachineName, logs: &[(LogName, Mark)]) {
         let found: BTreeMap<LogName, MessageNumber> =
             logs.iter().map(|(log, mark)| (*log, mark.m_id)).collect();
-        for (log, m_id) in self.held.get(&node).into_iter().flatten() {
+        for (log, m_id) in self.held.get(&machine).into_iter().flatten() {
             let now = found.get(log).copied().unwrap_or_default();
             if now < *m_id {
                 self.shortened.push(format!(
-                    "node {node} had synced {log} up to {m_id} and opened it up to {now}"
+                    "node {machine} had synced {log} up to {m_id} and opened it up to {now}"
                 ));
             }
         }
-        found.into_iter().for_each(|(log, m_id)| self.grow(node, log, m_id));
+        found.into_iter().for_each(|(log, m_id)| self.grow(machine, log, m_id));
     }
 
-    fn grow(&mut self, node: NodeNumber, log: LogName, m_id: MessageNumber) {
-        let held = self.held.entry(node).or_default().entry(log).or_default();
+    fn grow(&mut self, machine: MachineName, log: LogName, m_id: MessageNumber) {
+        let held = self.held.entry(machine).or_default().entry(log).or_default();
         *held = m_id.max(*held);
         let required = self.required.entry(log).or_default();
         *required = m_id.max(*required);
     }
 
-    fn replace(&mut self, node: NodeNumber, logs: &BTreeMap<LogName, Mark>) {
+    fn replace(&mut self, machine: MachineName, logs: &BTreeMap<LogName, Mark>) {
         let now = logs.iter().map(|(log, mark)| (*log, mark.m_id)).collect();
-        let before = self.held.insert(node, now).unwrap_or_default();
-        logs.iter().for_each(|(log, mark)| self.grow(node, *log, mark.m_id));
+        let before = self.held.insert(machine, now).unwrap_or_default();
+        logs.iter().for_each(|(log, mark)| self.grow(machine, *log, mark.m_id));
         for log in before.keys() {
             let left = self.held.values().filter_map(|disk| disk.get(log)).max();
             let left = left.copied().unwrap_or_default();
@@ -94,12 +103,25 @@ impl Disks {
             }
         }
     }
+
+    /// A machine is gone for good: all that it held has to be elsewhere.
+    fn retire(&mut self, machine: MachineName) {
+        for (log, m_id) in self.held.remove(&machine).unwrap_or_default() {
+            let left = self.held.values().filter_map(|disk| disk.get(&log)).max();
+            let left = left.copied().unwrap_or_default();
+            if left < m_id {
+                self.tails.push(format!(
+                    "node {machine} was stopped with {log} up to {m_id}, others have it up to {left}"
+                ));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use interlock_core::identity::{
-        ChainHash, Incarnation, NamespaceNumber, PathName, ShardNumber,
+        ChainHash, FencingToken, Incarnation, NamespaceNumber, PathName, ShardNumber,
     };
 
     use super::*;
@@ -118,17 +140,18 @@ mod tests {
         Mark { m_id: MessageNumber::new(m_id), hash: ChainHash::EMPTY }
     }
 
+    fn machine(node: u32) -> MachineName {
+        MachineName::first_of(NodeNumber::new(node))
+    }
+
     fn durable(node: u32, m_id: u64) -> Record {
-        Record::Durable { node: NodeNumber::new(node), log: log(), mark: mark(m_id) }
+        Record::Durable { machine: machine(node), log: log(), mark: mark(m_id) }
     }
 
     #[test]
     fn only_the_last_copy_is_a_loss() {
-        let wiped = Record::Replaced {
-            node: NodeNumber::new(1),
-            by: Replacement::Wiped,
-            logs: BTreeMap::new(),
-        };
+        let wiped =
+            Record::Replaced { machine: machine(1), by: Replacement::Wiped, logs: BTreeMap::new() };
         let disks = Disks::follow(&[durable(1, 9), durable(2, 6), wiped]);
         let name = |m_id| MessageName { log: log(), m_id: MessageNumber::new(m_id) };
         assert_eq!(disks.required().collect::<Vec<_>>(), [(&log(), MessageNumber::new(6))]);
@@ -138,12 +161,23 @@ mod tests {
     #[test]
     fn an_opening_that_finds_less_is_seen() {
         let opened = |m_id| Record::Opened {
-            node: NodeNumber::new(1),
+            machine: machine(1),
             process: crate::network::ProcessNumber::new(1),
             incarnation: Incarnation::new(8).expect("not zero"),
+            token: FencingToken::new(0),
             logs: vec![(log(), mark(m_id))],
         };
         assert!(Disks::follow(&[durable(1, 5), opened(6)]).shortened().is_empty());
         assert_eq!(Disks::follow(&[durable(1, 5), opened(4)]).shortened().len(), 1);
+    }
+
+    #[test]
+    fn a_tail_that_goes_with_its_machine_is_seen() {
+        let retired = Record::Retired { machine: machine(1) };
+        let disks = Disks::follow(&[durable(1, 5), durable(2, 5), retired.clone()]);
+        assert_eq!(disks.tails().len(), 0);
+        let disks = Disks::follow(&[durable(1, 5), durable(2, 4), retired]);
+        assert_eq!(disks.tails().len(), 1);
+        assert_eq!(disks.required().collect::<Vec<_>>(), [(&log(), MessageNumber::new(5))]);
     }
 }

@@ -9,11 +9,11 @@ use super::{Evidence, Findings};
 pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     let mut contents = BTreeMap::new();
     for record in &evidence.history.records {
-        if let Record::Appended { node, name, hash, .. } = record {
-            let first = *contents.entry(*name).or_insert((*node, *hash));
+        if let Record::Appended { machine, name, hash, .. } = record {
+            let first = *contents.entry(*name).or_insert((*machine, *hash));
             if first.1 != *hash {
                 findings.broken(format!(
-                    "{name} is {} at node {} and {hash} at node {node}",
+                    "{name} is {} at node {} and {hash} at node {machine}",
                     first.1, first.0
                 ));
             }

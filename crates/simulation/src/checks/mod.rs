@@ -10,6 +10,7 @@ mod identity;
 mod invented;
 mod nothing_lost;
 mod once;
+mod one_holder;
 mod order;
 mod residency;
 
@@ -47,6 +48,8 @@ pub enum Promise {
     DeletedStays,
     /// I10: one name, one content.
     OneContent,
+    /// I10: once connected, one process per node name accepts.
+    OneHolder,
     /// I12: no byte of a namespace outside its groups.
     Residency,
     /// A member that takes over a state accepts only with the whole of it.
@@ -67,7 +70,7 @@ impl Promise {
             Self::NothingInvented => "I5",
             Self::Convergence => "I6",
             Self::DeletedStays => "I7",
-            Self::OneContent => "I10",
+            Self::OneContent | Self::OneHolder => "I10",
             Self::Residency => "I12",
             Self::WholeState => "whole state",
             Self::NoIncident => "I11",
@@ -119,6 +122,8 @@ pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
     /// Acknowledged messages whose only copies were lost with their disks.
     pub(crate) lost_with_disks: u64,
+    /// Messages that processes accepted beside another one of their name.
+    pub(crate) accepted_beside: u64,
 }
 
 /// Runs all checkers.
@@ -148,7 +153,7 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
             findings.broken(format!("{}: {conflict}", log.row.log));
         }
     }
-    let checkers: [(Promise, Checker); 10] = [
+    let checkers: [(Promise, Checker); 11] = [
         (Promise::AcknowledgedSurvives, acknowledged::check),
         (Promise::NothingLost, nothing_lost::check),
         (Promise::AppliedOnce, once::check),
@@ -157,6 +162,7 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
         (Promise::Convergence, convergence::check),
         (Promise::DeletedStays, deletion::check),
         (Promise::OneContent, identity::check),
+        (Promise::OneHolder, one_holder::check),
         (Promise::Residency, residency::check),
         (Promise::WholeState, backfill::check),
     ];
@@ -165,5 +171,6 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
         checker(&evidence, &mut findings);
     }
     let lost_with_disks = acknowledged::count_lost(&evidence);
-    Verdict { violations: findings.violations, lost_with_disks }
+    let accepted_beside = one_holder::count_accepted_beside(&evidence);
+    Verdict { violations: findings.violations, lost_with_disks, accepted_beside }
 }

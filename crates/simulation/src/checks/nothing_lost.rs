@@ -6,7 +6,8 @@ use interlock_core::identity::{Mark, MessageNumber};
 use super::{Evidence, Findings};
 
 pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
-    evidence.disks.shortened().iter().for_each(|what| findings.broken(what.clone()));
+    let disks = &evidence.disks;
+    disks.shortened().iter().chain(disks.tails()).for_each(|what| findings.broken(what.clone()));
     for (node, state) in &evidence.end.nodes {
         for (name, log) in &state.logs {
             let mut expected = log.row.first_m_id();

@@ -2,13 +2,14 @@
 //! held gives the chain hash that is told of it; and each sequence of a
 //! publisher's session is stored once along every path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_core::identity::{
     LogName, MessageName, MessageNumber, NodeNumber, PublisherSequence, SessionId,
 };
 
 use crate::history::Record;
+use crate::machine::MachineName;
 
 use super::{Evidence, Findings};
 
@@ -19,29 +20,29 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
 }
 
 fn check_appended(evidence: &Evidence<'_>, findings: &mut Findings) {
-    let mut disks: BTreeMap<NodeNumber, BTreeMap<LogName, MessageNumber>> = BTreeMap::new();
+    let mut disks: BTreeMap<MachineName, BTreeMap<LogName, MessageNumber>> = BTreeMap::new();
     for record in &evidence.history.records {
         match record {
-            Record::Opened { node, logs, .. } => {
+            Record::Opened { machine, logs, .. } => {
                 let marks = logs.iter().map(|(log, mark)| (*log, mark.m_id)).collect();
-                disks.insert(*node, marks);
+                disks.insert(*machine, marks);
             }
-            Record::Appended { node, name, row, .. } => {
-                let disk = disks.entry(*node).or_default();
+            Record::Appended { machine, name, row, .. } => {
+                let disk = disks.entry(*machine).or_default();
                 let expected = match (disk.get(&name.log), row) {
                     (Some(mark), None) => mark.next(),
                     (None, Some(row)) => row.first_m_id(),
                     (Some(_), Some(_)) => {
-                        findings.broken(format!("node {node}: {} begins twice", name.log));
+                        findings.broken(format!("node {machine}: {} begins twice", name.log));
                         name.m_id
                     }
                     (None, None) => {
-                        findings.broken(format!("node {node}: {} has no beginning", name.log));
+                        findings.broken(format!("node {machine}: {} has no beginning", name.log));
                         name.m_id
                     }
                 };
                 if name.m_id != expected {
-                    findings.broken(format!("node {node}: {name} where {expected} follows"));
+                    findings.broken(format!("node {machine}: {name} where {expected} follows"));
                 }
                 disk.insert(name.log, name.m_id);
             }
@@ -65,12 +66,25 @@ fn check_chains(evidence: &Evidence<'_>, findings: &mut Findings) {
 fn check_sessions(evidence: &Evidence<'_>, findings: &mut Findings) {
     let mut places: BTreeMap<(SessionId, PublisherSequence), Vec<MessageName>> = BTreeMap::new();
     let mut last: BTreeMap<(LogName, SessionId), PublisherSequence> = BTreeMap::new();
+    let stored: BTreeSet<(NodeNumber, SessionId, PublisherSequence)> = evidence
+        .messages
+        .iter()
+        .filter_map(|(name, message)| Some((name.log.origin, message.publisher?)))
+        .map(|(origin, publisher)| (origin, publisher.session, publisher.sequence))
+        .collect();
     for (name, message) in &evidence.messages {
         let Some(publisher) = message.publisher else { continue };
         let (session, sequence) = (publisher.session, publisher.sequence);
-        // One log is one run of the process: its answers are one sequence.
+        // One log is one run of the process: its answers are one sequence, but for
+        // what another process of the same name stored in between.
         let before = last.insert((name.log, session), sequence);
-        if before.is_some_and(|before| before.get() + 1 != sequence.get()) {
+        let is_stored = |sequence| {
+            stored.contains(&(name.log.origin, session, PublisherSequence::new(sequence)))
+        };
+        let follows = |before: PublisherSequence| {
+            before < sequence && (before.get() + 1..sequence.get()).all(is_stored)
+        };
+        if before.is_some_and(|before| !follows(before)) {
             findings.broken(format!("{name}: {session:?} {sequence} after {before:?}"));
         }
         let others = places.entry((session, sequence)).or_default();

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use interlock_core::clock::HybridTime;
-use interlock_core::identity::{LogName, MessageName, MessageNumber, NodeNumber};
+use interlock_core::identity::{LogName, MessageName, MessageNumber};
 
 use crate::history::Record;
+use crate::machine::MachineName;
 
 use super::{Evidence, Findings};
 
@@ -16,17 +17,17 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
 }
 
 fn check_applied(evidence: &Evidence<'_>, findings: &mut Findings) {
-    let mut applied: BTreeMap<NodeNumber, BTreeMap<LogName, MessageNumber>> = BTreeMap::new();
+    let mut applied: BTreeMap<MachineName, BTreeMap<LogName, MessageNumber>> = BTreeMap::new();
     for record in &evidence.history.records {
         match record {
-            Record::Opened { node, logs, .. } => {
+            Record::Opened { machine, logs, .. } => {
                 let marks = logs.iter().map(|(log, mark)| (*log, mark.m_id)).collect();
-                applied.insert(*node, marks);
+                applied.insert(*machine, marks);
             }
-            Record::Applied { node, name } => {
-                let positions = applied.entry(*node).or_default();
+            Record::Applied { machine, name } => {
+                let positions = applied.entry(*machine).or_default();
                 if let Some(why) = out_of_order(evidence, positions, name) {
-                    findings.broken(format!("node {node}: {name} {why}"));
+                    findings.broken(format!("node {machine}: {name} {why}"));
                 }
                 positions.insert(name.log, name.m_id);
             }

@@ -14,10 +14,10 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     for record in &evidence.history.records {
         match record {
             Record::TopologyEdited(newest) => topology = Some(newest),
-            Record::Appended { node, name, .. } => {
+            Record::Appended { machine, name, .. } => {
                 let namespace = name.log.namespace;
-                if topology.is_none_or(|topology| !topology.is_member(*node, namespace)) {
-                    findings.broken(format!("node {node} is no member and has {name}"));
+                if topology.is_none_or(|topology| !topology.is_member(machine.node, namespace)) {
+                    findings.broken(format!("node {machine} is no member and has {name}"));
                 }
             }
             _ => {}

@@ -1,10 +1,13 @@
 //! What is kept beside the log.
 
 use bytes::Bytes;
-use interlock_core::identity::{Incarnation, Mark, MemberOpening, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{
+    Incarnation, LogName, Mark, MemberOpening, NamespaceNumber, NodeNumber,
+};
 use interlock_core::projection::{
     LayoutVersion, ProjectionChanges, ProjectionKind, ProjectionPosition,
 };
+use interlock_core::replication::acknowledgements::{Acknowledgements, MemberRecord, Recorded};
 use interlock_core::replication::frames::Fact;
 
 use super::{TestDisk, append, m_id};
@@ -50,30 +53,76 @@ pub(crate) fn checkpoints_take_durable_marks_only<D: TestDisk>() {
     assert_eq!(disk.open().1.logs[0].mark, log.mark());
 }
 
-pub(crate) fn facts_are_replaced<D: TestDisk>() {
-    let mut disk = D::new();
-    let (mut storage, _) = disk.open();
-    let opening = |node, incarnation, opened_from| MemberOpening {
+fn opening(node: u32, incarnation: u64, opened_from: u64) -> MemberOpening {
+    MemberOpening {
         node: NodeNumber::new(node),
         incarnation: Incarnation::new(incarnation).expect("not zero"),
         opened_from: Incarnation::new(opened_from),
+    }
+}
+
+fn mark(number: u64) -> (LogName, Mark) {
+    (log_name(1, 1, 7), Mark { m_id: m_id(number), ..Mark::default() })
+}
+
+pub(crate) fn what_is_known_of_members_is_replaced<D: TestDisk>() {
+    let mut disk = D::new();
+    let (mut storage, _) = disk.open();
+    let member = |node, facts, retired: &[u64]| MemberRecord {
+        node: NodeNumber::new(node),
+        facts,
+        retired: retired.iter().filter_map(|bits| Incarnation::new(*bits)).collect(),
+        too_many_openings: retired.len() == 1,
     };
-    let mark = |number| (log_name(1, 1, 7), Mark { m_id: m_id(number), ..Mark::default() });
     let first = Fact { opening: opening(2, 5, 0), marks: vec![mark(4)] };
     let second = Fact { opening: opening(3, 6, 5), marks: vec![] };
+    let other = Fact { opening: opening(3, 7, 0), marks: vec![mark(3)] };
     let moved = Fact { marks: vec![mark(9)], ..first.clone() };
-    for facts in [vec![first.clone(), second.clone()], vec![moved, second], vec![first], vec![]] {
-        storage.store_checkpoint(&[], &facts).expect("stored");
+    for members in [
+        vec![member(2, vec![first.clone()], &[]), member(3, vec![second.clone()], &[5])],
+        vec![member(2, vec![moved], &[4, 3]), member(3, vec![second, other], &[5, 4, 9])],
+        vec![member(2, vec![first], &[3]), member(3, vec![], &[8])],
+        vec![],
+    ] {
+        storage.store_checkpoint(&[], &members).expect("stored");
         disk.kill(storage);
         let opened = disk.open();
-        assert_eq!(opened.1.facts, facts);
+        assert_eq!(opened.1.members, members);
         storage = opened.0;
-        // Unchanged facts stay.
-        storage.store_checkpoint(&[], &facts).expect("stored");
+        // What is unchanged stays.
+        storage.store_checkpoint(&[], &members).expect("stored");
         drop(storage);
         let opened = disk.open();
-        assert_eq!(opened.1.facts, facts);
+        assert_eq!(opened.1.members, members);
         storage = opened.0;
+    }
+}
+
+/// METHOD M6, M9: the queue of a peer that was restarted, several times, is what
+/// it was before this node was.
+pub(crate) fn the_queue_of_a_restarted_peer_survives<D: TestDisk>() {
+    let mut disk = D::new();
+    let (storage, _) = disk.open();
+    let mut known = Acknowledgements::new();
+    for restart in 1..5 {
+        let fact =
+            Fact { opening: opening(2, restart + 1, restart), marks: vec![mark(restart * 9)] };
+        known.handle_connecting(fact.opening.node);
+        known.record(&fact, true);
+    }
+    known.record(&Fact { opening: opening(3, 8, 0), marks: vec![mark(2)] }, false);
+    known.record(&Fact { opening: opening(3, 9, 0), marks: vec![mark(1)] }, false);
+    storage.store_checkpoint(&[], &known.to_checkpoint()).expect("stored");
+    disk.kill(storage);
+
+    let (_, recovery) = disk.open();
+    let mut restored = Acknowledgements::from_checkpoint(&recovery.members);
+    assert_eq!(restored.to_checkpoint(), known.to_checkpoint());
+    let queue = restored.queue(NodeNumber::new(2), [(mark(0).0, m_id(0), m_id(40))]);
+    assert_eq!(queue[0].messages(), 4, "what it acknowledged is not sent again");
+    for over in 1..5 {
+        let late = Fact { opening: opening(2, over, 0), marks: vec![mark(999)] };
+        assert_eq!(restored.record(&late, false), Recorded::Retired, "opening {over}");
     }
 }
 

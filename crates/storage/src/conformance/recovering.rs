@@ -20,6 +20,8 @@ pub(crate) fn openings_follow_one_another<D: TestDisk>() {
     for bits in [9, 3, 6, 1] {
         let (storage, recovery) = disk.open();
         assert_eq!(recovery.opened_from, opened_from);
+        let opened_as = opened_from.map(|_| NodeNumber::new(1));
+        assert_eq!(recovery.opened_as, opened_as);
         let incarnation = Incarnation::new(bits).expect("not zero");
         let opening = MemberOpening { node: NodeNumber::new(1), incarnation, opened_from };
         storage.record_opening(opening).expect("recorded");

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use interlock_core::clock::{HybridTime, WallTime};
-use interlock_core::identity::{ChainHash, Mark, NamespaceNumber};
+use interlock_core::identity::{ChainHash, Mark, NamespaceNumber, ParentPoint};
 use interlock_core::projection::{ProjectionChanges, ProjectionKind, ProjectionPosition};
 use interlock_core::replication::frames::Hole;
 
@@ -157,6 +157,26 @@ pub(crate) fn a_hole_at_the_beginning_is_a_floor<D: TestDisk>() {
     };
     let refused = storage.cross_hole(WallTime::new(1), None, &unknown);
     assert_eq!(refused, Err(StorageError::UnknownLog { log: unknown.log }));
+}
+
+/// What a log goes on from may itself be trimmed: reaching it is enough, at the
+/// opening as at admission.
+pub(crate) fn a_parent_inside_a_hole_is_held<D: TestDisk>() {
+    let mut disk = D::new();
+    let (storage, _) = disk.open();
+    let mut parent = TestLog::new(log_name(1, 1, 7));
+    cross(&storage, &mut parent, 40, true);
+    let mut child = TestLog::after(log_name(1, 1, 3), vec![parent.tip()]);
+    cross(&storage, &mut child, 10, true);
+    let point = parent.mark_at(m_id(30));
+    let incarnation = parent.name().incarnation;
+    let inside = ParentPoint { incarnation, m_id: point.m_id, hash: point.hash };
+    let mut branch = TestLog::after(log_name(1, 1, 9), vec![inside]);
+    append(&storage, &mut branch, 10);
+    disk.kill(storage);
+    let (_, recovery) = disk.open();
+    assert_eq!(recovery.cut, []);
+    assert_eq!(recovery.logs.len(), 3);
 }
 
 pub(crate) fn a_trim_passes_over_holes<D: TestDisk>() {

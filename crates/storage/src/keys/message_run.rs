@@ -19,10 +19,6 @@ use super::{FieldReader, LogNumber, Malformed, SegmentNumber};
 
 const WHAT: &str = "run of messages";
 
-/// A run is closed when it has grown to this: a reader that wants one message of
-/// it reads all of it.
-pub(crate) const MAX_RUN_BYTES: usize = 64 * 1024;
-
 /// What a message takes beside its bytes: its length, and a share of the key.
 /// Counts for the size of logs only.
 pub(crate) const MESSAGE_OVERHEAD_BYTES: u64 = 4;
@@ -95,8 +91,13 @@ impl<'a> Iterator for Messages<'a> {
             self.value = &[];
             return Some(Err(malformed));
         };
-        self.value = rest;
         let m_id = self.next;
+        if m_id.get() == u64::MAX {
+            // No message has the last number: the key is damaged.
+            self.value = &[];
+            return Some(Err(malformed));
+        }
+        self.value = rest;
         self.next = m_id.next();
         Some(Ok((m_id, message)))
     }
@@ -108,6 +109,14 @@ mod tests {
 
     use super::*;
     use crate::keys::strategies;
+
+    /// Found by the fuzz target for stored entries.
+    #[test]
+    fn the_last_number_of_all_is_refused() {
+        let mut messages = Messages { next: MessageNumber::new(u64::MAX), value: &[1, b'a'] };
+        assert!(messages.next().expect("something is there").is_err());
+        assert!(messages.next().is_none());
+    }
 
     #[test]
     fn golden_bytes() {

@@ -15,9 +15,11 @@ pub(crate) mod message_run;
 pub(crate) mod next_log_number;
 pub(crate) mod opening;
 pub(crate) mod projection;
+pub(crate) mod retired_openings;
 pub(crate) mod row;
 pub(crate) mod segment_checkpoint;
 pub(crate) mod segment_start;
+pub(crate) mod stored_entry;
 
 pub(crate) use fields::{FieldReader, LogNumber, SegmentNumber};
 pub(crate) use fields::{Malformed, prefix_end, put_log_name, read_log_name, sparse_log_number};
@@ -37,6 +39,7 @@ pub(crate) mod meta_tag {
     pub(crate) const HOLE: u8 = 0x08;
     pub(crate) const FACT: u8 = 0x09;
     pub(crate) const SEGMENT_CHECKPOINT: u8 = 0x0a;
+    pub(crate) const RETIRED_OPENINGS: u8 = 0x0b;
 }
 
 /// The tags of the `sparse` table.

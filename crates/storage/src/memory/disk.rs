@@ -74,7 +74,7 @@ pub enum Operation {
     DeleteRange { table: Table, from: Vec<u8>, to: Vec<u8> },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct DiskState {
     /// What reads see.
     pub(super) visible: Tables,
@@ -90,24 +90,6 @@ pub(super) struct DiskState {
     pub(super) is_open: bool,
     pub(super) fails_next_write: bool,
     pub(super) fails_next_sync: bool,
-    pub(super) free_bytes: u64,
-}
-
-impl Default for DiskState {
-    fn default() -> Self {
-        Self {
-            visible: Tables::default(),
-            durable: Tables::default(),
-            unsynced: Vec::new(),
-            unflushed: Vec::new(),
-            durable_marks: Vec::new(),
-            generation: 0,
-            is_open: false,
-            fails_next_write: false,
-            fails_next_sync: false,
-            free_bytes: u64::MAX,
-        }
-    }
 }
 
 impl MemoryDisk {
@@ -138,7 +120,6 @@ impl MemoryDisk {
             visible: state.visible.clone(),
             durable: state.visible.clone(),
             durable_marks: state.durable_marks.clone(),
-            free_bytes: state.free_bytes,
             ..DiskState::default()
         };
         Self { state: Arc::new(Mutex::new(copy)) }
@@ -191,11 +172,6 @@ impl MemoryDisk {
         self.state().fails_next_sync = true;
     }
 
-    /// What `space` tells as free.
-    pub fn set_free_bytes(&self, free_bytes: u64) {
-        self.state().free_bytes = free_bytes;
-    }
-
     /// The marks that are kept beside the database.
     pub fn durable_marks(&self) -> Vec<(LogName, Mark)> {
         self.state().durable_marks.clone()
@@ -209,6 +185,6 @@ impl MemoryDisk {
 
 impl DiskState {
     pub(super) fn space(&self) -> Space {
-        Space { free_bytes: self.free_bytes, used_bytes: self.visible.bytes }
+        Space { free_bytes: u64::MAX, used_bytes: self.visible.bytes }
     }
 }

@@ -309,7 +309,7 @@ fn lost_synced_data_is_refused_until_loss_is_accepted() {
         let (log, durable) = (parent.name(), m_id(600));
         let reason = CutReason::MissingMessage;
         assert!(findings.contains(&DamageFinding::LogTooShort { log, durable, held, reason }));
-        assert!(text.contains("interlock node recover"), "{text}");
+        assert!(text.contains("Move the folder aside"), "{text}");
         assert!(text.contains(&parent.name().to_string()), "{text}");
     }
 

@@ -9,6 +9,7 @@ use crate::durable_marks::sync_folder;
 
 const LOCK: &str = "lock";
 const DATABASE: &str = "database";
+const NEW: &str = "database.new";
 const RECOVERED: &str = "database.recovered";
 const DAMAGED: &str = "database.damaged";
 
@@ -53,9 +54,45 @@ impl DataFolder {
         self.path.join(RECOVERED)
     }
 
-    /// Whether RocksDB has ever finished creating a database here.
-    pub(super) fn has_database(&self) -> bool {
-        self.database().join("CURRENT").exists()
+    /// Where a first start creates the database.
+    pub(super) fn new_database(&self) -> PathBuf {
+        self.path.join(NEW)
+    }
+
+    /// What is in the place of the database.
+    pub(super) fn content(&self) -> Result<FolderContent, OpenError> {
+        let database = self.database();
+        if database.join("CURRENT").exists() {
+            return Ok(FolderContent::Database);
+        }
+        let entries = match std::fs::read_dir(&database) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(FolderContent::Nothing);
+            }
+            Err(error) => return Err(file_error("read the folder", &database)(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(file_error("read the folder", &database))?;
+            if may_hold_data(&entry.file_name().to_string_lossy()) {
+                return Ok(FolderContent::WithoutCurrent);
+            }
+        }
+        Ok(FolderContent::Nothing)
+    }
+
+    /// Removes what an interrupted first start had created so far: nothing was
+    /// ever accepted into it.
+    pub(super) fn remove_unfinished_creation(&self) -> Result<(), OpenError> {
+        remove_if_there(&self.new_database())
+    }
+
+    /// Puts a complete new database in its place. It is there after a crash, too.
+    pub(super) fn swap_in_new(&self) -> Result<(), OpenError> {
+        let (new, database) = (self.new_database(), self.database());
+        // Files without data, or no folder at all: see `content`.
+        remove_if_there(&database)?;
+        self.rename(&new, &database)
     }
 
     /// Finishes a recovery that was interrupted between its two renames.
@@ -69,23 +106,20 @@ impl DataFolder {
 
     /// Removes what an interrupted recovery had built so far.
     pub(super) fn remove_unfinished_recovery(&self) -> Result<(), OpenError> {
-        let recovered = self.recovered();
-        match std::fs::remove_dir_all(&recovered) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(file_error("remove", &recovered)(error))
-            }
-            _ => Ok(()),
-        }
+        remove_if_there(&self.recovered())
     }
 
     /// Puts the damaged database aside and the recovered one in its place.
     pub(super) fn swap_in_recovered(&self) -> Result<(), OpenError> {
-        let (recovered, database) = (self.recovered(), self.database());
-        let aside = (1..).map(|number| self.path.join(format!("{DAMAGED}-{number}")));
-        let aside = aside.into_iter().find(|aside| !aside.exists());
-        let aside = aside.expect("some number is free");
-        self.rename(&database, &aside)?;
-        self.rename(&recovered, &database)
+        self.put_aside()?;
+        self.rename(&self.recovered(), &self.database())
+    }
+
+    /// Puts the damaged database aside.
+    pub(super) fn put_aside(&self) -> Result<(), OpenError> {
+        let mut aside = (1..).map(|number| self.path.join(format!("{DAMAGED}-{number}")));
+        let aside = aside.find(|aside| !aside.exists()).expect("some number is free");
+        self.rename(&self.database(), &aside)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), OpenError> {
@@ -97,6 +131,32 @@ impl DataFolder {
         let disk = rustix::fs::statvfs(&self.path)?;
         let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
         Ok(Space { free_bytes, used_bytes: folder_bytes(&self.path)? })
+    }
+}
+
+/// What is in the place of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FolderContent {
+    /// Nothing that could hold data.
+    Nothing,
+    /// RocksDB's files, without the one that it begins with: damage, since a
+    /// database is put in its place only when it is complete.
+    WithoutCurrent,
+    /// A database.
+    Database,
+}
+
+/// Whether a file of RocksDB's, by its name, may hold what was written.
+fn may_hold_data(name: &str) -> bool {
+    name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("MANIFEST-")
+}
+
+fn remove_if_there(folder: &Path) -> Result<(), OpenError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file_error("remove", folder)(error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -47,10 +47,15 @@ impl RocksEngine {
         options: &RocksOptions,
         replay: Replay,
     ) -> Result<Self, rocksdb::Error> {
+        let database_options = options.database(replay);
+        let present = Database::list_cf(&database_options, path)?;
+        let mut tables = Table::ALL.to_vec();
+        // An older build had fewer tables: opening to write creates the others.
+        tables.retain(|table| present.iter().any(|name| name == table.name()));
         let database = Database::open_cf_descriptors_read_only(
-            &options.database(replay),
+            &database_options,
             path,
-            options.tables(),
+            options.tables(&tables),
             false,
         )?;
         Ok(Self::new(database, None, options))
@@ -68,7 +73,7 @@ impl RocksEngine {
         let mut database_options = options.database(Replay::PointInTime);
         database_options.create_if_missing(true);
         database_options.create_missing_column_families(true);
-        Database::open_cf_descriptors(&database_options, path, options.tables())
+        Database::open_cf_descriptors(&database_options, path, options.tables(&Table::ALL))
     }
 
     /// Opens a database, or creates one.
@@ -93,8 +98,13 @@ impl RocksEngine {
         Self { database, writing, unsynced, synced, without_log, segment_bytes }
     }
 
+    /// A table; `None` for one that a database opened for reading does not have.
+    fn family_if_there(&self, table: Table) -> Option<&ColumnFamily> {
+        self.database.cf_handle(table.name())
+    }
+
     fn family(&self, table: Table) -> &ColumnFamily {
-        self.database.cf_handle(table.name()).expect("every table is opened with the database")
+        self.family_if_there(table).expect("what is opened to write has every table")
     }
 
     fn writing(&self) -> Result<&Writing, EngineError> {
@@ -162,7 +172,8 @@ impl Engine for RocksEngine {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let found = self.database.get_pinned_cf(self.family(table), key).map_err(engine_error)?;
+        let Some(family) = self.family_if_there(table) else { return Ok(None) };
+        let found = self.database.get_pinned_cf(family, key).map_err(engine_error)?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -174,13 +185,13 @@ impl Engine for RocksEngine {
         upper: &[u8],
         visit: Visit<'_>,
     ) -> Result<(), EngineError> {
-        if lower >= upper {
+        let Some(family) = self.family_if_there(table).filter(|_| lower < upper) else {
             return Ok(());
-        }
+        };
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(lower);
         options.set_iterate_upper_bound(upper);
-        let mut iterator = self.database.raw_iterator_cf_opt(self.family(table), options);
+        let mut iterator = self.database.raw_iterator_cf_opt(family, options);
         match from {
             ScanFrom::LowerBound => iterator.seek(lower),
             ScanFrom::AtOrBefore(at) => {
@@ -206,9 +217,10 @@ impl Engine for RocksEngine {
         lower: &[u8],
         at: &[u8],
     ) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        let Some(family) = self.family_if_there(table) else { return Ok(None) };
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(lower);
-        let mut iterator = self.database.raw_iterator_cf_opt(self.family(table), options);
+        let mut iterator = self.database.raw_iterator_cf_opt(family, options);
         iterator.seek_for_prev(at);
         if let Some((key, value)) = iterator.item() {
             return Ok(Some((key.to_vec(), Bytes::copy_from_slice(value))));

@@ -4,8 +4,10 @@
 //! data folder
 //!   lock            held as long as the storage is open
 //!   durable-marks   how far the logs were synced, see `durable_marks`
-//!   database/       RocksDB
-//!   database.damaged-N   what `interlock node recover` put aside
+//!   database/       RocksDB, complete from the moment it has this name
+//!   database.new/        a first start that is not complete yet
+//!   database.recovered/  what is built of a damaged database
+//!   database.damaged-N/  the damaged one, put aside
 //! ```
 
 mod data_folder;

@@ -3,9 +3,9 @@
 //! RocksDB changes its files as it opens: what it could not replay is gone
 //! afterwards. So the database is first opened for reading only, walked, and
 //! compared with the durable marks. Only when nothing that was synced is missing
-//! is it opened for writing; otherwise the folder stays as it is, for
-//! `interlock node recover`, which builds a new database of what can be read and
-//! puts the damaged one aside.
+//! is it opened for writing; otherwise the folder stays as it is. An opening that
+//! accepts loss builds a new database of what can be read and puts the damaged
+//! one aside. Nothing that may hold data is ever deleted.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,13 +13,13 @@ use std::path::Path;
 use interlock_core::identity::{LogName, Mark};
 
 use super::RocksStorage;
-use super::data_folder::{DataFolder, file_error};
+use super::data_folder::{DataFolder, FolderContent, file_error};
 use super::engine::{RocksEngine, engine_error};
 use super::options::{Replay, RocksOptions};
 use super::write_ahead_check::first_damage;
-use crate::contract::{CutLog, DamageFinding, OpenError, Recovery};
-use crate::durable_marks::{self, DurableMarksError, DurableMarksFile};
-use crate::engine::EngineError;
+use crate::contract::{CutLog, CutReason, DamageFinding, OpenError, Recovery};
+use crate::durable_marks::{self, DurableMarksError, DurableMarksFile, sync_folder};
+use crate::engine::{Engine as _, EngineError, Table};
 use crate::keys::format_version;
 use crate::opening::{WalkError, Walked, walk};
 use crate::recovering::copy_kept;
@@ -33,18 +33,25 @@ impl RocksStorage {
         options: RocksOptions,
     ) -> Result<(Self, Recovery), OpenError> {
         let folder = DataFolder::lock(path.as_ref())?;
-        if options.open.accept_loss {
-            folder.finish_recovery()?;
-        }
-        let (marks_file, durable) = read_durable_marks(&folder, &options)?;
-        if folder.has_database() {
-            Opening { folder, durable, options }.existing(marks_file)
-        } else if durable.is_empty() || options.open.accept_loss {
-            Opening { folder, durable, options }.new_database(marks_file)
-        } else {
-            let file = folder.database().display().to_string();
-            let detail = format!("the database is missing; {} logs had been synced", durable.len());
-            Err(damaged(&folder, vec![DamageFinding::Unreadable { file, detail }]))
+        folder.finish_recovery()?;
+        let content = folder.content()?;
+        let (marks_file, durable) = read_durable_marks(&folder, content, &options)?;
+        let accept_loss = options.open.accept_loss;
+        let opening = Opening { folder, durable, options };
+        match content {
+            FolderContent::Database => opening.existing(marks_file),
+            FolderContent::Nothing if opening.durable.is_empty() || accept_loss => {
+                opening.new_database()
+            }
+            FolderContent::WithoutCurrent if accept_loss => {
+                // It would be taken for one that only waits to be put in place.
+                opening.folder.remove_unfinished_recovery()?;
+                opening.folder.put_aside()?;
+                opening.new_database()
+            }
+            FolderContent::Nothing | FolderContent::WithoutCurrent => {
+                Err(opening.missing_database(content))
+            }
         }
     }
 }
@@ -52,17 +59,23 @@ impl RocksStorage {
 /// The marks of the last checkpoint. Without a database there may be no file.
 fn read_durable_marks(
     folder: &DataFolder,
+    content: FolderContent,
     options: &RocksOptions,
 ) -> Result<(Option<DurableMarksFile>, Marks), OpenError> {
     let file = folder.path().join(durable_marks::FILE_NAME);
     let detail = match DurableMarksFile::open(folder.path()) {
         Ok(Some((file, marks))) => return Ok((Some(file), marks.into_iter().collect())),
-        Ok(None) if !folder.has_database() || options.open.accept_loss => {
+        Ok(None) if content == FolderContent::Nothing || options.open.accept_loss => {
             return Ok((None, Marks::new()));
         }
         Ok(None) => "the durable marks are missing".to_owned(),
         Err(DurableMarksError::Io(error)) => {
             return Err(file_error("read the durable marks", &file)(error));
+        }
+        Err(DurableMarksError::NewerLayout(found)) => {
+            let (folder, found) = (file.display().to_string(), u32::from(found));
+            let supported = u32::from(durable_marks::VERSION);
+            return Err(OpenError::NewerLayout { folder, found, supported });
         }
         Err(DurableMarksError::Damaged(_)) if options.open.accept_loss => {
             return Ok((None, Marks::new()));
@@ -80,27 +93,52 @@ struct Opening {
 }
 
 impl Opening {
-    fn new_database(
-        self,
-        marks_file: Option<DurableMarksFile>,
-    ) -> Result<(RocksStorage, Recovery), OpenError> {
-        // Before the database: from its first message on there are marks.
-        let marks_file = match marks_file {
-            Some(file) if self.durable.is_empty() => file,
-            _ => self.create_marks_file(&[])?,
-        };
+    /// Creates a database under another name, and gives it its own when all of it
+    /// is durable: a start that is killed leaves nothing that the next would take
+    /// for a database.
+    fn new_database(self) -> Result<(RocksStorage, Recovery), OpenError> {
         let label = self.label();
-        let path = self.folder.database();
-        // What an interrupted creation left has never held anything.
-        if path.exists() {
-            std::fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
-        }
-        let Self { folder, durable, options } = self;
-        let engine = RocksEngine::open(folder, &path, marks_file, &options);
-        let engine = engine.map_err(|error| from_engine(&label, engine_error(error)))?;
-        let mut walked = walk(&engine, &Marks::new()).map_err(|error| from_walk(&label, error))?;
-        walked.add_lost_to_cuts(&durable);
-        settle(engine, walked, &label)
+        let on_engine = |error| from_engine(&label, error);
+        self.folder.remove_unfinished_creation()?;
+        let path = self.folder.new_database();
+        let engine = RocksEngine::create_beside(&path, &self.options);
+        let engine = engine.map_err(|error| on_engine(engine_error(error)))?;
+        let mut batch = Default::default();
+        let version = format_version::encode(format_version::CURRENT);
+        engine.put(&mut batch, Table::Meta, &format_version::KEY, &version);
+        engine.write_durably(batch).map_err(on_engine)?;
+        drop(engine);
+        sync_folder(&path).map_err(file_error("sync the folder", &path))?;
+
+        // Before the database: from its first message on there are marks.
+        let marks_file = self.create_marks_file(&[])?;
+        self.folder.swap_in_new()?;
+        let lost = self.durable.iter().map(|(log, mark)| CutLog {
+            log: *log,
+            kept: None,
+            found: mark.m_id,
+            reason: CutReason::SyncedDataLost,
+        });
+        let cut: Vec<CutLog> = lost.collect();
+        let empty = Self { durable: Marks::new(), ..self };
+        let (storage, mut recovery) = empty.existing(Some(marks_file))?;
+        recovery.cut = cut;
+        Ok((storage, recovery))
+    }
+
+    fn missing_database(&self, content: FolderContent) -> OpenError {
+        let database = self.folder.database();
+        let (file, detail) = match content {
+            FolderContent::WithoutCurrent => {
+                (database.join("CURRENT"), "the file that the database begins with is missing")
+            }
+            FolderContent::Nothing | FolderContent::Database => {
+                (database, "the database is missing")
+            }
+        };
+        let detail = format!("{detail}; {} logs had been synced", self.durable.len());
+        let file = file.display().to_string();
+        damaged(&self.folder, vec![DamageFinding::Unreadable { file, detail }])
     }
 
     fn existing(

@@ -72,10 +72,10 @@ impl RocksOptions {
         options
     }
 
-    pub(super) fn tables(&self) -> Vec<ColumnFamilyDescriptor> {
+    pub(super) fn tables(&self, tables: &[Table]) -> Vec<ColumnFamilyDescriptor> {
         let cache = Cache::new_lru_cache(self.block_cache_bytes);
-        let tables = Table::ALL.iter();
         tables
+            .iter()
             .map(|table| ColumnFamilyDescriptor::new(table.name(), self.table(*table, &cache)))
             .collect()
     }

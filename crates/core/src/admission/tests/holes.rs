@@ -35,7 +35,7 @@ fn a_hole_moves_the_mark_and_the_rest_follows() {
     let early = take_hole(&mut member, &hole, None);
     assert!(matches!(early, HoleOutcome::Nack(nack) if nack.reason == NackReason::OutOfOrder));
     let moved = take_hole(&mut member, &hole, Some(&row));
-    assert_eq!(moved, HoleOutcome::Moved { row: Some(row), mark: hole.through });
+    assert_eq!(moved, HoleOutcome::Moved { row: Some(row), hole });
     let held = member.admission.logs().get(&log).unwrap();
     assert_eq!((held.appended, held.floor), (hole.through, hole.through));
     assert_ne!(held.durable, hole.through, "visible is not durable");
@@ -61,7 +61,9 @@ fn a_hole_fills_only_what_is_lacking() {
     let mut member = Member::new(2, 22);
     member.receive(&origin.frame(&log, 1, 3).unwrap());
     let moved = take_hole(&mut member, &hole, Some(&row));
-    assert_eq!(moved, HoleOutcome::Moved { row: None, mark: hole.through });
+    // What is stored begins where what is held ends.
+    let hole_left = Hole { from: MessageNumber::new(4), ..hole };
+    assert_eq!(moved, HoleOutcome::Moved { row: None, hole: hole_left });
 
     let mut complete = Member::new(3, 33);
     complete.receive(&origin.whole_log(&log));
@@ -126,6 +128,29 @@ fn a_parent_inside_a_hole_is_reached() {
     let branch = restored.whole_log(&restored.log(EVERYWHERE));
     let outcome = member.admission.receive(NOW, &branch, &NoHistory);
     assert!(matches!(outcome, FrameOutcome::Appended { .. }));
+}
+
+/// The walk at opening removes a log whose parents are not held: it must not have
+/// been taken before them.
+#[test]
+fn a_hole_waits_for_what_its_log_goes_on_from() {
+    let (origin, log, parent_hole, parent_row) = trimmed(10);
+    let mut restarted = Member::open(1, 12, origin.disk.clone(), topology());
+    restarted.publish(EVERYWHERE, "news", "after").unwrap();
+    restarted.sync();
+    let child = restarted.log(EVERYWHERE);
+    let stored = &restarted.disk.logs[&child];
+    let (row, through) = (stored.row.clone(), restarted.held(&child));
+    let hole = Hole { log: child, from: row.first_m_id(), through, stamp: stored.entries[0].stamp };
+
+    let mut member = Member::new(2, 22);
+    let early = take_hole(&mut member, &hole, Some(&row));
+    assert!(matches!(early, HoleOutcome::Nack(nack) if nack.reason == NackReason::ParentMissing));
+    assert!(member.admission.logs().get(&child).is_none());
+    take_hole(&mut member, &parent_hole, Some(&parent_row));
+    assert_eq!(member.admission.logs().get(&log).unwrap().appended, parent_hole.through);
+    let taken = take_hole(&mut member, &hole, Some(&row));
+    assert_eq!(taken, HoleOutcome::Moved { row: Some(row), hole });
 }
 
 #[test]

@@ -133,6 +133,37 @@ fn a_refusal_leaves_nothing_behind() {
     member.publish_in(NewPublication { key, ..publication(EVERYWHERE, "news", "") }).unwrap();
 }
 
+/// What is refused takes nothing of the rate and no sequence; a repeat is
+/// answered whatever the rate.
+#[test]
+fn a_channel_with_a_rate_takes_no_more() {
+    let mut member = Member::new(1, 11);
+    let limits = ChannelLimits { max_publications_per_second: 2, ..Default::default() };
+    let slow = ChannelDraft { limits, ..Default::default() };
+    member.edit(EVERYWHERE, "slow", ChannelChange::Create(slow)).unwrap();
+    let opened = member.admission.open_session(NOW, EVERYWHERE, [1; 16], None).unwrap();
+    let session = opened.session;
+    let at = |sequence| in_session(session, sequence, publication(EVERYWHERE, "slow", "x"));
+    for sequence in [1, 2] {
+        member.publish_in(at(sequence)).unwrap();
+    }
+    let too_fast = |retry_after_milliseconds| PublishRefusal::TooFast {
+        channel: channel("slow"),
+        per_second: 2,
+        retry_after_milliseconds,
+    };
+    let before = state_of(&member);
+    assert_eq!(member.publish_in(at(3)), Err(too_fast(500)));
+    assert!(matches!(member.publish_in(at(4)), Err(PublishRefusal::OutOfSequence { .. })));
+    assert_eq!(state_of(&member), before);
+    assert!(matches!(member.publish_in(at(2)), Ok(Published::Repeat { name: Some(_) })));
+    member.now = member.now.plus_milliseconds(499);
+    assert_eq!(member.publish_in(at(3)), Err(too_fast(1)));
+    member.now = member.now.plus_milliseconds(1);
+    member.publish_in(at(3)).unwrap();
+    assert_eq!(member.publish_in(at(4)), Err(too_fast(500)));
+}
+
 #[test]
 fn a_closed_namespace_says_why() {
     let mut member = Member::new(1, 11);

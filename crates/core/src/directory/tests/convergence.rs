@@ -73,7 +73,8 @@ fn state(directory: &Directory) -> Vec<DirectoryEntry> {
 /// by merging.
 fn specified(messages: &[Named]) -> BTreeMap<ChannelName, Specified> {
     let mut specified: BTreeMap<ChannelName, Specified> = BTreeMap::new();
-    let channels: BTreeSet<_> = messages.iter().map(|(_, message)| &message.channel).collect();
+    let channels: BTreeSet<_> =
+        messages.iter().filter_map(|(_, message)| message.channel.name()).collect();
     for channel in channels {
         let known: Vec<_> = messages
             .iter()
@@ -224,7 +225,7 @@ proptest! {
             let messages: Vec<Named> = messages
                 .iter()
                 .cloned()
-                .map(|(name, message)| (name, Message { channel: channel("a"), ..message }))
+                .map(|(name, message)| (name, Message { channel: channel("a").into(), ..message }))
                 .collect();
             directory_of(&messages).get("a").cloned()
         };
@@ -279,7 +280,9 @@ proptest! {
                 && ChannelOperation::decode(&message.payload)
                     .is_ok_and(|operation| operation.action == ChannelAction::Delete);
             if deletes {
-                let highest = deleted.entry(message.channel.clone()).or_default();
+                let highest = deleted
+                    .entry(message.channel.name().expect("a channel of the test").clone())
+                    .or_default();
                 *highest = (*highest).max(message.epoch.get());
             }
             for (channel, epoch) in &deleted {

@@ -62,7 +62,7 @@ impl Said {
             stamp: HybridTime::new(self.stamp),
             parents: Vec::new(),
             topology_version: TopologyVersion::default(),
-            channel: channel(on),
+            channel: channel(on).into(),
             epoch: Epoch::new(self.epoch),
             version: RegisterVersion::new(self.version),
             key: Bytes::new(),

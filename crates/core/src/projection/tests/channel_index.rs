@@ -3,7 +3,7 @@
 use crate::projection::ChannelIndex;
 use crate::projection::channel_index::{
     ChannelHash, IndexedSegment, SEGMENT_MESSAGES, contents_through, decode_segment,
-    decode_trim_point, is_within_floor, segments_before, trim_points,
+    decode_trim_point, is_within_floor, join_segments, segments_before, trim_points,
 };
 
 use super::*;
@@ -63,10 +63,11 @@ impl Node {
     fn segments(&self, channel: &str, before: u64) -> Vec<IndexedSegment> {
         let before = MessageNumber::new(before);
         let hash = ChannelHash::of(channel);
+        let recent = self.index.recent_segments(hash, &one());
         let stored = self.storage.scan_index(&segments_before(hash, &one(), before));
         let stored =
             stored.iter().map(|(key, value)| decode_segment(key, value).expect("an index pair"));
-        self.index.segments(hash, &one(), before, stored)
+        join_segments(recent, stored, before)
     }
 
     fn trim_point(&self, channel: &str) -> u64 {
@@ -245,6 +246,18 @@ fn a_full_segment_of_one_channel_counts_all() {
     let counts: Vec<_> =
         node.segments("a", u64::MAX / 2).iter().map(|segment| segment.count).collect();
     assert_eq!(counts, [256, 255]);
+}
+
+/// Found by the fuzz target for stored entries.
+#[test]
+fn a_damaged_key_beyond_all_messages_is_read_without_a_panic() {
+    let scan = segments_before(ChannelHash::of("a"), &one(), MessageNumber::new(9));
+    let mut key = scan.after.expect("a key to begin after").to_vec();
+    let segment = key.len() - 8;
+    // The segment's number stands there with its bits inverted.
+    key[segment..].fill(0);
+    let read = decode_segment(&key, &[0, 0, 255]).expect("a key of this layout");
+    assert_eq!(read.last, MessageNumber::new(u64::MAX));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn publication(name: MessageName, channel: &str, payload: &'static [u8]) -> Mess
         stamp: HybridTime::new(name.m_id.get()),
         parents: Vec::new(),
         topology_version: TopologyVersion::default(),
-        channel: ChannelName::parse(channel).expect("a channel's name"),
+        channel: ChannelName::parse(channel).expect("a channel's name").into(),
         epoch: Epoch::new(1),
         version: RegisterVersion::new(1),
         key: Bytes::new(),

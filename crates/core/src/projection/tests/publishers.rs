@@ -74,6 +74,28 @@ fn with_stored(last: u64) -> Publishers {
     publishers
 }
 
+/// The logs may hold many more sessions than are kept: a rebuild of the table
+/// evicts, as a table that was there all the time has.
+#[test]
+fn a_table_taken_from_the_logs_keeps_what_was_used_last() {
+    let first_of = |number| PublisherPosition {
+        session: session(number),
+        sequence: PublisherSequence::new(1),
+    };
+    let mut publishers = Publishers::new();
+    let sessions = 2 * MAX_SESSIONS_PER_NAMESPACE as u64;
+    for number in 1..=sessions {
+        let name = at(own(3), number);
+        let message = stored(name, first_of(number), number << 16);
+        publishers.apply(&name, &message.head());
+        assert!(publishers.len() <= MAX_SESSIONS_PER_NAMESPACE);
+    }
+    let decide = |number| publishers.decide(&first_of(number), digest(&payload(1)));
+    assert_eq!(decide(sessions), PublisherDecision::Repeat(at(own(3), sessions)));
+    assert_eq!(decide(1), PublisherDecision::Unknown);
+    assert!(publishers.len() > MAX_SESSIONS_PER_NAMESPACE / 2);
+}
+
 #[test]
 fn a_repeat_gets_the_first_answer() {
     let publishers = with_stored(10);

@@ -62,7 +62,7 @@ impl Node {
             tip: Mark { m_id: MessageNumber::new(tip), hash: ChainHash::EMPTY },
             floor: MessageNumber::ZERO,
         };
-        self.sources.peer_offered(at(now), node(peer), &offer);
+        assert!(self.sources.peer_offered(at(now), node(peer), &offer));
         self.drain();
     }
 
@@ -187,6 +187,49 @@ fn a_stalled_server_is_not_taken_back_before_its_penalty_is_over() {
     assert_eq!(me.wanted, Some((ORIGIN, 51)));
 }
 
+/// The origin stalls; its substitute brings us level with it. The substitute has
+/// no more than we have, and is kept all the same.
+#[test]
+fn a_stalled_origin_is_not_taken_back_once_we_are_level() {
+    let mut me = Node::new();
+    for peer in [ORIGIN, FAR] {
+        me.connect(0, peer);
+        me.offer(0, peer, 100);
+    }
+    assert_eq!(me.timeout(), 2000);
+    assert_eq!(me.wanted, Some((FAR, 1)));
+    me.append(3000, 100);
+    assert_eq!(me.server(), Some(FAR), "the substitute still serves");
+    for m_id in 101..110 {
+        me.offer(3000 + m_id, ORIGIN, m_id);
+        me.offer(3000 + m_id, FAR, m_id);
+        me.append(3001 + m_id, m_id);
+        assert_eq!(me.server(), Some(FAR), "it was changed at {m_id}");
+    }
+    assert_eq!(me.timeout(), 32_000);
+    assert_eq!(me.wanted, Some((ORIGIN, 110)), "its penalty is over");
+}
+
+#[test]
+fn logs_beyond_those_kept_of_a_peer_are_told() {
+    let mut me = Node::new();
+    me.connect(0, FAR);
+    let mut offer = LogOffer {
+        log: log(),
+        parents: Vec::new(),
+        tip: Mark { m_id: MessageNumber::new(1), hash: ChainHash::EMPTY },
+        floor: MessageNumber::ZERO,
+    };
+    for opening in 1..=MAX_LOGS_PER_PEER as u64 {
+        offer.log.incarnation = Incarnation::new(opening).expect("not zero");
+        assert!(me.sources.peer_offered(at(0), node(FAR), &offer));
+    }
+    assert!(me.sources.peer_offered(at(0), node(FAR), &offer), "it is kept already");
+    offer.log.incarnation = Incarnation::new(u64::MAX).expect("not zero");
+    assert!(!me.sources.peer_offered(at(0), node(FAR), &offer));
+    assert_eq!(me.sources.server_of(&offer.log), None);
+}
+
 #[test]
 fn a_stalled_server_is_taken_when_nobody_else_is_left() {
     let mut me = Node::new();
@@ -252,7 +295,7 @@ fn our_own_log_is_wanted_from_nobody_but_our_former_ones_are() {
             tip: Mark { m_id: MessageNumber::new(5), hash: ChainHash::EMPTY },
             floor: MessageNumber::ZERO,
         };
-        me.sources.peer_offered(at(0), node(FAR), &offer);
+        assert!(me.sources.peer_offered(at(0), node(FAR), &offer));
         assert_eq!(me.sources.server_of(&own(incarnation)), server);
     }
 }
@@ -273,7 +316,7 @@ fn a_log_with_a_parent_is_wanted_from_its_first_number() {
         tip: Mark { m_id: MessageNumber::new(45), hash: ChainHash::EMPTY },
         floor: MessageNumber::ZERO,
     };
-    me.sources.peer_offered(at(0), node(ORIGIN), &offer);
+    assert!(me.sources.peer_offered(at(0), node(ORIGIN), &offer));
     me.drain();
     assert_eq!(me.wanted, Some((ORIGIN, 41)));
 }

@@ -91,6 +91,24 @@ fn disconnect(actions: &[ReceiverAction]) -> Option<ReceiverDisconnect> {
     })
 }
 
+/// A peer refuses more marks than a frame may have: the rest is acknowledged.
+#[test]
+fn marks_beyond_a_frame_follow_the_welcome() {
+    let marks: Vec<(LogName, Mark)> = (1..=MAX_MARKS_PER_FRAME as u64 + 2)
+        .map(|opening| (log_of(1, opening), Mark { m_id: number(3), hash: ChainHash::EMPTY }))
+        .collect();
+    let mut driver = Driver::new();
+    driver.hear(SenderFrame::Hello(hello(opening(SENDER, 1))));
+    driver.actions();
+    driver.receiver.accept(driver.now, welcome(opening(RECEIVER, 2), marks.clone()));
+    let actions = driver.actions();
+    let [ReceiverAction::Transmit(ReceiverFrame::Welcome(first)), rest] = &actions[..] else {
+        panic!("a welcome and one acknowledgement");
+    };
+    assert!(first.marks == marks[..MAX_MARKS_PER_FRAME]);
+    assert_eq!(*rest, ack(marks[MAX_MARKS_PER_FRAME..].to_vec()));
+}
+
 #[test]
 fn only_peers_of_this_protocol_are_introduced() {
     let mut driver = Driver::new();
@@ -252,7 +270,7 @@ fn a_flood_is_dropped_beyond_the_window() {
     }
     let status = driver.receiver.status();
     assert!(status.dropped_frames > 30);
-    assert!(status.outstanding_bytes <= WINDOW + MAX_ONE_FRAME_BYTES);
+    assert!(status.outstanding_bytes <= WINDOW + MAX_WINDOW_BYTES_OF_A_FRAME);
     assert_eq!(status.submitted_frames + status.dropped_frames, 40);
 }
 

@@ -274,10 +274,17 @@ impl PeerSender {
         }
     }
 
+    /// The next thing to do that follows from what was said, and that does not wait
+    /// for room on the stream: all but offers, facts, heartbeats and messages. The
+    /// driver polls it where it has no room for those.
+    pub fn poll_immediate_action(&mut self) -> Option<SenderAction> {
+        self.actions.pop_front()
+    }
+
     /// The next thing to do. What is known to the peer goes before messages,
     /// messages go in turns.
     pub fn poll_action(&mut self) -> Option<SenderAction> {
-        if let Some(action) = self.actions.pop_front() {
+        if let Some(action) = self.poll_immediate_action() {
             return Some(action);
         }
         if !matches!(self.phase, Phase::Established { .. }) {

@@ -1,7 +1,6 @@
 //! How many unacknowledged bytes the stream may have under way.
 
-use crate::limits::MAX_FRAME_BYTES;
-use crate::replication::timing::MAXIMUM_WINDOW_BYTES;
+use crate::limits::{MAX_FRAME_BYTES, MAX_WINDOW_BYTES};
 
 /// Whose turn it is: what is new, or what is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +24,7 @@ impl Window {
     /// The window that a receiver offered. At least a frame: one is sent anyway
     /// when nothing is under way.
     pub(super) fn new(offered: u64) -> Self {
-        let limit = offered.clamp(MAX_FRAME_BYTES as u64, MAXIMUM_WINDOW_BYTES);
+        let limit = offered.clamp(MAX_FRAME_BYTES as u64, MAX_WINDOW_BYTES);
         Self { limit, in_flight: 0, granted: 0 }
     }
 

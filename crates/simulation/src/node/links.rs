@@ -1,0 +1,235 @@
+//! The streams to peers and from them: when they are opened, what they begin with,
+//! and how they end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use interlock_core::clock::Moment;
+use interlock_core::identity::{FeatureLevel, LogName, MessageNumber, NamespaceNumber, NodeNumber};
+use interlock_core::limits::WINDOW_BYTES;
+use interlock_core::replication::frames::{Hello, NamespaceDigest, PROTOCOL_VERSION};
+use interlock_core::replication::peer_receiver::{PeerReceiver, ReceiverConfig};
+use interlock_core::replication::peer_sender::{PeerSender, SenderConfig};
+
+use crate::network::{Cargo, StreamNumber};
+use crate::random::Random;
+
+use super::Process;
+use super::messages::Output;
+use super::writing::{BackfillNews, Command};
+
+pub(super) const FEATURE_LEVEL: FeatureLevel = FeatureLevel::new(1);
+
+/// How long a stream is left to another process of this name.
+const LEAST_TURN: Duration = Duration::from_secs(2);
+const LEAST_BACKOFF: Duration = Duration::from_millis(100);
+const MOST_BACKOFF: Duration = Duration::from_secs(10);
+
+/// Our stream to a peer.
+pub(super) struct Outbound {
+    pub(super) attempts: u32,
+    pub(super) state: OutboundState,
+}
+
+pub(super) enum OutboundState {
+    Waiting { until: Moment },
+    Connecting,
+    Open(Box<OpenOutbound>),
+}
+
+pub(super) struct OpenOutbound {
+    pub(super) stream: StreamNumber,
+    pub(super) sender: PeerSender,
+    /// The namespaces that the greeting named.
+    pub(super) greeted: Vec<NamespaceNumber>,
+    /// How far each log has been offered.
+    pub(super) offered: BTreeMap<LogName, MessageNumber>,
+}
+
+/// A peer's stream to us.
+pub(super) struct Inbound {
+    pub(super) receiver: PeerReceiver,
+    /// Set once the peer is accepted.
+    pub(super) peer: Option<NodeNumber>,
+    /// The namespaces that it is ready in.
+    pub(super) ready: Vec<NamespaceNumber>,
+    pub(super) said_all: bool,
+    pub(super) acknowledged: BTreeMap<LogName, MessageNumber>,
+    pub(super) examined: BTreeSet<LogName>,
+}
+
+impl Process {
+    pub(super) fn call_peers(&mut self) {
+        let peers: Vec<NodeNumber> =
+            self.topology.peers_of(self.me.opening.node).iter().map(|node| node.number).collect();
+        for peer in peers {
+            let state = OutboundState::Waiting { until: self.now };
+            self.outbound.entry(peer).or_insert(Outbound { attempts: 0, state });
+        }
+    }
+
+    pub(super) fn wait_to_call(&mut self, peer: NodeNumber, random: &mut Random) {
+        let now = self.now;
+        if let Some(outbound) = self.outbound.get_mut(&peer) {
+            let full =
+                LEAST_BACKOFF.saturating_mul(1 << outbound.attempts.min(10)).min(MOST_BACKOFF);
+            outbound.attempts += 1;
+            let until = now + random.duration(full / 2, full);
+            outbound.state = OutboundState::Waiting { until };
+        }
+    }
+
+    /// Gives our stream to a peer up, and calls again after a while.
+    pub(super) fn hang_up(&mut self, peer: NodeNumber, delay: Duration) {
+        if let Some(open) = open_of(&mut self.outbound, peer) {
+            self.outputs.push(Output::Close(open.stream));
+            self.facts.handle_disconnected(peer);
+            let state = OutboundState::Waiting { until: self.now + delay };
+            self.outbound.insert(peer, Outbound { attempts: 0, state });
+        }
+    }
+
+    pub(super) fn stream_opened(
+        &mut self,
+        stream: StreamNumber,
+        peer: NodeNumber,
+        random: &mut Random,
+    ) {
+        let is_awaited = self
+            .outbound
+            .get(&peer)
+            .is_some_and(|outbound| matches!(outbound.state, OutboundState::Connecting));
+        if !is_awaited {
+            return self.outputs.push(Output::Close(stream));
+        }
+        let config = SenderConfig { peer, jitter_seed: random.bits() };
+        let mut sender = PeerSender::new(self.now, config, self.greeting(peer));
+        let greeted = self.shared_and_ready(peer);
+        sender.handle_topology(self.now, Arc::clone(&self.topology));
+        self.facts.handle_connecting(peer);
+        for fact in self.facts.facts() {
+            if let Some(fact) = self.fact_for(peer, fact) {
+                sender.handle_fact(self.now, fact, false);
+            }
+        }
+        let offered = BTreeMap::new();
+        let open = OpenOutbound { stream, sender, greeted, offered };
+        let outbound = self.outbound.get_mut(&peer).expect("just looked at");
+        outbound.state = OutboundState::Open(Box::new(open));
+        self.offer_advanced();
+    }
+
+    /// Says who this node is and what it has, in the namespaces that both hold
+    /// and that it is ready in.
+    fn greeting(&self, peer: NodeNumber) -> Hello {
+        let ready = self.topology.namespaces_of(self.me.opening.node).into_iter();
+        let ready =
+            ready.filter(|namespace| self.is_member(peer, *namespace) && self.is_ready(*namespace));
+        let namespaces = ready.map(|namespace| NamespaceDigest {
+            namespace,
+            tips: self.admission.logs().tips_digest(namespace),
+            state: self.directories.directory(namespace).map_or([0; 16], |it| it.digest()),
+        });
+        Hello {
+            protocol_version: PROTOCOL_VERSION,
+            member: self.me.clone(),
+            topology_version: self.topology.version,
+            namespaces: namespaces.collect(),
+            feature_level: FEATURE_LEVEL,
+            wall_clock: self.wall,
+        }
+    }
+
+    pub(super) fn shared_and_ready(&self, peer: NodeNumber) -> Vec<NamespaceNumber> {
+        let mut namespaces = self.topology.namespaces_of(self.me.opening.node);
+        namespaces
+            .retain(|namespace| self.is_member(peer, *namespace) && self.is_ready(*namespace));
+        namespaces
+    }
+
+    pub(super) fn stream_accepted(&mut self, stream: StreamNumber) {
+        let config = ReceiverConfig { window_bytes: WINDOW_BYTES };
+        let mut receiver = PeerReceiver::new(self.now, config, self.me.opening);
+        receiver.handle_topology(self.now, Arc::clone(&self.topology));
+        let inbound = Inbound {
+            receiver,
+            peer: None,
+            ready: Vec::new(),
+            said_all: false,
+            acknowledged: BTreeMap::new(),
+            examined: BTreeSet::new(),
+        };
+        self.inbound.insert(stream, inbound);
+    }
+
+    pub(super) fn arrived(&mut self, stream: StreamNumber, cargo: Cargo, random: &mut Random) {
+        match cargo {
+            Cargo::End => self.end_stream(stream, false, random),
+            Cargo::TakenOver => self.give_way(stream, random),
+            Cargo::Sender(frame) => {
+                if let Some(inbound) = self.inbound.get_mut(&stream) {
+                    inbound.receiver.handle_frame(self.now, frame);
+                }
+            }
+            Cargo::Receiver(frame) => {
+                for outbound in self.outbound.values_mut() {
+                    if let OutboundState::Open(open) = &mut outbound.state
+                        && open.stream == stream
+                    {
+                        open.sender.handle_frame(self.now, frame);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Another process of this name calls the same peer. Each gets a turn that is
+    /// long enough to say all that it has: the one that would call again at once
+    /// would cut the other off before that.
+    fn give_way(&mut self, stream: StreamNumber, random: &mut Random) {
+        let peer = self.peer_called_by(stream);
+        self.end_stream(stream, false, random);
+        if let Some(outbound) = peer.and_then(|peer| self.outbound.get_mut(&peer)) {
+            let until = self.now + random.duration(LEAST_TURN, 2 * LEAST_TURN);
+            outbound.state = OutboundState::Waiting { until };
+        }
+    }
+
+    /// The peer that a stream of ours leads to.
+    fn peer_called_by(&self, stream: StreamNumber) -> Option<NodeNumber> {
+        let is_it = |outbound: &Outbound| matches!(&outbound.state, OutboundState::Open(open) if open.stream == stream);
+        self.outbound.iter().find(|(_, outbound)| is_it(outbound)).map(|(peer, _)| *peer)
+    }
+
+    /// A stream is over, ended by us or by the other side.
+    pub(super) fn end_stream(&mut self, stream: StreamNumber, by_us: bool, random: &mut Random) {
+        if by_us {
+            self.outputs.push(Output::Close(stream));
+        }
+        if let Some(inbound) = self.inbound.remove(&stream) {
+            let Some(peer) = inbound.peer else { return };
+            if self.current_inbound.get(&peer) == Some(&stream) {
+                self.current_inbound.remove(&peer);
+                self.sources.peer_disconnected(self.now, peer);
+                self.command(Command::Backfill(inbound.ready, BackfillNews::Lost(peer)));
+            }
+            return;
+        }
+        if let Some(peer) = self.peer_called_by(stream) {
+            self.facts.handle_disconnected(peer);
+            self.wait_to_call(peer, random);
+        }
+    }
+}
+
+pub(super) fn open_of(
+    outbound: &mut BTreeMap<NodeNumber, Outbound>,
+    peer: NodeNumber,
+) -> Option<&mut OpenOutbound> {
+    match outbound.get_mut(&peer).map(|outbound| &mut outbound.state) {
+        Some(OutboundState::Open(open)) => Some(open),
+        _ => None,
+    }
+}

@@ -1,0 +1,161 @@
+//! What our streams to peers ask for: the logs that this node serves.
+
+use interlock_core::identity::{ChainHash, LogName, Mark, MessageNumber, NodeNumber};
+use interlock_core::limits::MAX_FRAME_BYTES;
+use interlock_core::message::MessageHead;
+use interlock_core::replication::frames::{Fact, Frame, Heartbeat, SenderFrame};
+use interlock_core::replication::peer_sender::{SenderAction, SenderDisconnect};
+use interlock_storage::{LogStorage, StorageError};
+
+use crate::network::Cargo;
+use crate::planted_bug::PlantedBug;
+use crate::random::Random;
+
+use super::Process;
+use super::links::open_of;
+use super::messages::Output;
+use super::syncing::DurableLog;
+use super::writing::Command;
+
+impl Process {
+    pub(super) fn act_as_sender(
+        &mut self,
+        peer: NodeNumber,
+        action: SenderAction,
+        random: &mut Random,
+    ) -> Result<(), StorageError> {
+        match action {
+            SenderAction::Transmit(frame) => self.transmit_to(peer, frame),
+            SenderAction::TransmitHeartbeat => {
+                let wall_clock = self.wall;
+                self.transmit_to(peer, SenderFrame::Heartbeat(Heartbeat { wall_clock }));
+            }
+            SenderAction::ReadAndSend {
+                log,
+                from,
+                previous_hash,
+                through,
+                max_bytes,
+                max_messages,
+                ..
+            } => {
+                let wish = Wish { log, from, previous_hash, through, max_bytes, max_messages };
+                self.read_and_send(peer, &wish)?;
+            }
+            SenderAction::PeerWelcomed(welcome) => {
+                if let Some(outbound) = self.outbound.get_mut(&peer) {
+                    outbound.attempts = 0;
+                }
+                self.welcomes.insert(peer, welcome.member.opening);
+                self.record_fact(&welcome.fact(), true);
+                self.command(Command::Examine(peer, welcome.marks));
+            }
+            SenderAction::PeerClock(_) | SenderAction::Refused(_) => {}
+            SenderAction::Acknowledged(fact) => {
+                self.record_fact(&fact, false);
+                if self.is(PlantedBug::FramesRepeated) {
+                    self.repeat_frames(peer, &fact)?;
+                }
+            }
+            SenderAction::TopologyReceived(topology) => self.adopt(topology)?,
+            SenderAction::LogStopped { log, expected, reason, detail } => {
+                self.incident(format!(
+                    "node {peer} stops {log} at {expected}, {reason:?}: {detail}"
+                ));
+            }
+            SenderAction::Disconnect { reason } => {
+                if !matches!(reason, SenderDisconnect::NoWelcome | SenderDisconnect::Silent) {
+                    self.incident(format!("the stream to node {peer} ends: {reason}"));
+                }
+                if let Some(stream) = open_of(&mut self.outbound, peer).map(|open| open.stream) {
+                    self.end_stream(stream, true, random);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn transmit_to(&mut self, peer: NodeNumber, frame: SenderFrame) {
+        if let Some(open) = open_of(&mut self.outbound, peer) {
+            self.outputs.push(Output::Transmit(open.stream, Cargo::Sender(frame)));
+        }
+    }
+
+    fn read_and_send(&mut self, peer: NodeNumber, wish: &Wish) -> Result<(), StorageError> {
+        let frame = self.read_frame(wish)?;
+        let Some(open) = open_of(&mut self.outbound, peer) else { return Ok(()) };
+        let Some((frame, through)) = frame else {
+            open.sender.handle_nothing_sent(self.now, &wish.log);
+            return Ok(());
+        };
+        let (first, window_bytes) = (frame.first_m_id, frame.window_bytes());
+        self.outputs.push(Output::Transmit(open.stream, Cargo::Sender(SenderFrame::Frame(frame))));
+        open.sender.handle_frame_sent(self.now, &wish.log, first, through, window_bytes);
+        Ok(())
+    }
+
+    pub(super) fn read_frame(&self, wish: &Wish) -> Result<Option<(Frame, Mark)>, StorageError> {
+        let Wish { log, from, through, .. } = *wish;
+        let max_bytes = usize::try_from(wish.max_bytes).unwrap_or(usize::MAX).min(MAX_FRAME_BYTES);
+        let read = self.storage.read(&log, from, through, max_bytes)?;
+        if read.first().is_none_or(|first| first.m_id != from) {
+            return Ok(None);
+        }
+        let is_first = |held: &&DurableLog| held.row.first_m_id() == from;
+        let previous = match (wish.previous_hash, self.durable.get(&log).filter(is_first)) {
+            (Some(hash), _) => Some(hash),
+            (None, Some(held)) => Some(held.row.start_hash()),
+            (None, None) => self.storage.chain_hash_at(&log, from.previous())?,
+        };
+        let Some(previous_hash) = previous else { return Ok(None) };
+        let mut last = Mark { m_id: from.previous(), hash: previous_hash };
+        let mut sends = Vec::new();
+        for message in read.into_iter().take(wish.max_messages.min(self.config.frame_messages)) {
+            last = Mark { m_id: message.m_id, hash: last.hash.then(&message.bytes) };
+            sends.push(message.bytes);
+        }
+        let stamp = sends.first().and_then(|send| MessageHead::decode(send).ok());
+        let age_milliseconds = match stamp {
+            Some(head) if log.origin == self.me.opening.node => {
+                self.wall.milliseconds_since(head.stamp.wall())
+            }
+            _ => 0,
+        };
+        let frame = Frame { log, first_m_id: from, previous_hash, age_milliseconds, sends };
+        Ok(Some((frame, last)))
+    }
+
+    /// The planted storm: what was acknowledged goes out once more.
+    pub(super) fn repeat_frames(
+        &mut self,
+        peer: NodeNumber,
+        fact: &Fact,
+    ) -> Result<(), StorageError> {
+        for (log, mark) in &fact.marks {
+            let wish = Wish {
+                log: *log,
+                from: mark.m_id,
+                previous_hash: None,
+                through: mark.m_id,
+                max_bytes: MAX_FRAME_BYTES as u64,
+                max_messages: 1,
+            };
+            if let Some((frame, _)) =
+                self.read_frame(&wish).ok().flatten().filter(|_| self.durable.contains_key(log))
+            {
+                self.transmit_to(peer, SenderFrame::Frame(frame));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a frame should hold.
+pub(super) struct Wish {
+    pub(super) log: LogName,
+    pub(super) from: MessageNumber,
+    pub(super) previous_hash: Option<ChainHash>,
+    pub(super) through: MessageNumber,
+    pub(super) max_bytes: u64,
+    pub(super) max_messages: usize,
+}

@@ -1,0 +1,238 @@
+//! The log writer: decides about what clients ask and peers bring, in the order
+//! in which it came, and appends what came of it.
+
+use bytes::Bytes;
+use interlock_core::admission::{
+    AppendEntry, FrameOutcome, MarkFinding, PublishRefusal, Published,
+};
+use interlock_core::identity::{
+    ChainHash, LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber,
+};
+use interlock_core::replication::frames::{Frame, LogOffer, NackReason};
+use interlock_core::replication::log_table::ChainHistory;
+use interlock_core::replication::peer_receiver::SubmissionOutcome;
+use interlock_storage::{AppendBatch, LogStorage, MemoryStorage, StorageError};
+
+use crate::history::Record;
+use crate::network::StreamNumber;
+use crate::planted_bug::PlantedBug;
+use crate::random::Random;
+use crate::requests::{
+    Level, Reply, ReplyBody, Request, RequestBody, RequestName, StoredPublication,
+};
+
+use super::Process;
+use super::messages::Output;
+use super::syncing::AppendedBatch;
+
+pub(super) enum Command {
+    Request(Request),
+    Receive(StreamNumber, Frame),
+    Examine(NodeNumber, Vec<(LogName, Mark)>),
+    Backfill(Vec<NamespaceNumber>, BackfillNews),
+}
+
+pub(super) enum BackfillNews {
+    Offered(NodeNumber, Vec<LogOffer>),
+    OfferedAll(NodeNumber),
+    Lost(NodeNumber),
+}
+
+pub(super) enum Answer {
+    Client(Reply, Option<Level>),
+    Submission(StreamNumber, LogName, SubmissionOutcome),
+}
+
+impl Process {
+    pub(super) fn requested(&mut self, request: Request) {
+        if let RequestBody::Publish { publications, level: Level::Peers(peers) } = &request.body {
+            let namespace = publications.first().map(|publication| publication.namespace);
+            let others = namespace.map_or(0, |namespace| self.other_members(namespace).len());
+            if *peers > others {
+                let body = ReplyBody::TooFewMembers;
+                return self.outputs.push(Output::Reply(Reply { to: request.name, body }));
+            }
+        }
+        self.command(Command::Request(request));
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        self.commands.push_back(command);
+        self.wake_writer();
+    }
+
+    pub(super) fn wake_writer(&mut self) {
+        if !std::mem::replace(&mut self.writer_is_awake, true) {
+            self.outputs.push(Output::WakeWriter);
+        }
+    }
+
+    pub(super) fn run_writer(&mut self, random: &mut Random) -> Result<(), StorageError> {
+        self.writer_is_awake = false;
+        let marks = std::mem::take(&mut self.durable_news);
+        self.admission.handle_durable(&marks);
+        self.advance_backfills()?;
+
+        let mut entries = Vec::new();
+        let mut answers = Vec::new();
+        for command in std::mem::take(&mut self.commands) {
+            self.carry_out(command, random, &mut entries, &mut answers);
+        }
+        if entries.is_empty() && answers.is_empty() {
+            return Ok(());
+        }
+        let batch = AppendBatch { arrived_at: self.wall, entries };
+        if !batch.entries.is_empty() {
+            self.ticket = self.storage.append(&batch)?;
+        }
+        for entry in &batch.entries {
+            self.outputs.push(Output::Record(Record::Appended {
+                machine: self.machine,
+                name: entry.name(),
+                hash: entry.hash,
+                row: entry.row.clone(),
+            }));
+        }
+        if self.is(PlantedBug::AcknowledgedBeforeSync) {
+            self.release(std::mem::take(&mut answers));
+        }
+        if self.is(PlantedBug::AppendedToldAsHeld) {
+            let marks: Vec<_> =
+                batch.entries.iter().map(|entry| (entry.log, entry.mark())).collect();
+            for inbound in self.inbound.values_mut().filter(|inbound| inbound.peer.is_some()) {
+                inbound.receiver.handle_durable(self.now, &marks);
+            }
+        }
+        self.appended.push(AppendedBatch { ticket: self.ticket, entries: batch.entries, answers });
+        Ok(())
+    }
+
+    fn carry_out(
+        &mut self,
+        command: Command,
+        random: &mut Random,
+        entries: &mut Vec<AppendEntry>,
+        answers: &mut Vec<Answer>,
+    ) {
+        match command {
+            Command::Request(Request { name, body }) => {
+                answers.extend(self.decide(name, body, random, entries));
+            }
+            Command::Receive(stream, frame) => {
+                let outcome = self.receive(&frame, entries);
+                answers.push(Answer::Submission(stream, frame.log, outcome));
+            }
+            Command::Examine(peer, marks) => {
+                for (log, mark) in marks {
+                    let history = StoredHistory(&self.storage);
+                    let finding = self.admission.examine_mark(&log, mark, &history);
+                    if !matches!(finding, MarkFinding::Consistent(_)) {
+                        self.incident(format!("mark of node {peer} for {log}: {finding:?}"));
+                    }
+                }
+            }
+            Command::Backfill(namespaces, news) => self.take_backfill_news(&namespaces, &news),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        to: RequestName,
+        body: RequestBody,
+        random: &mut Random,
+        entries: &mut Vec<AppendEntry>,
+    ) -> Option<Answer> {
+        let mut level = None;
+        let body = match body {
+            RequestBody::OpenSession { namespace, resume } => {
+                let (high, low) = (random.bits(), random.bits());
+                let bits = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+                let opened = self.admission.open_session(self.wall, namespace, bits, resume);
+                ReplyBody::Session(opened)
+            }
+            RequestBody::Publish { publications, level: wanted } => {
+                level = Some(wanted);
+                let (stored, refusal) = self.publish(publications, entries);
+                let is_repeat = stored.first().is_some_and(|stored| stored.repeat);
+                let body = ReplyBody::Published { stored, refusal, reached: true };
+                if is_repeat && self.is(PlantedBug::RepeatAnsweredBeforeSync) {
+                    self.outputs.push(Output::Reply(Reply { to, body }));
+                    return None;
+                }
+                body
+            }
+            RequestBody::Edit(edit) => {
+                let edited = self.admission.edit_channel(self.wall, *edit).map(|edited| {
+                    entries.push(edited.entry);
+                    (edited.name, Box::new(edited.definition))
+                });
+                ReplyBody::Edited(edited)
+            }
+        };
+        Some(Answer::Client(Reply { to, body }, level))
+    }
+
+    fn publish(
+        &mut self,
+        publications: Vec<interlock_core::admission::NewPublication>,
+        entries: &mut Vec<AppendEntry>,
+    ) -> (Vec<StoredPublication>, Option<PublishRefusal>) {
+        let mut stored = Vec::new();
+        for mut publication in publications {
+            if self.is(PlantedBug::PayloadAltered) && self.wall.get().is_multiple_of(64) {
+                let mut payload = publication.payload.to_vec();
+                payload[0] ^= 1;
+                publication.payload = Bytes::from(payload);
+            }
+            match self.admission.publish(self.wall, publication) {
+                Ok(Published::Stored { name, entry }) => {
+                    entries.push(entry);
+                    stored.push(StoredPublication { name: Some(name), repeat: false });
+                }
+                Ok(Published::Repeat { name }) => {
+                    stored.push(StoredPublication { name, repeat: true });
+                }
+                // What follows would be out of sequence, or out of order.
+                Err(refusal) => return (stored, Some(refusal)),
+            }
+        }
+        (stored, None)
+    }
+
+    fn receive(&mut self, frame: &Frame, entries: &mut Vec<AppendEntry>) -> SubmissionOutcome {
+        let history = StoredHistory(&self.storage);
+        match self.admission.receive(self.wall, frame, &history) {
+            FrameOutcome::Appended { entries: new, .. } => {
+                entries.extend(new);
+                SubmissionOutcome::Appended
+            }
+            FrameOutcome::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
+            FrameOutcome::Nack(nack) => {
+                if matches!(nack.reason, NackReason::ContentDiffers | NackReason::Invalid) {
+                    self.incident(format!("{:?} of {}: {}", nack.reason, nack.log, nack.detail));
+                }
+                SubmissionOutcome::Nack {
+                    expected: nack.expected,
+                    reason: nack.reason,
+                    detail: nack.detail,
+                }
+            }
+            FrameOutcome::Refused(refused) => {
+                SubmissionOutcome::Refused { version: refused.version }
+            }
+            FrameOutcome::OwnLogAhead { theirs, ours } => {
+                self.incident(format!("{}: {theirs:?} elsewhere, {ours:?} here", frame.log));
+                SubmissionOutcome::Dropped
+            }
+        }
+    }
+}
+
+/// The chain hashes that the storage keeps.
+struct StoredHistory<'a>(&'a MemoryStorage);
+
+impl ChainHistory for StoredHistory<'_> {
+    fn chain_hash_at(&self, log: &LogName, m_id: MessageNumber) -> Option<ChainHash> {
+        self.0.chain_hash_at(log, m_id).ok().flatten()
+    }
+}
