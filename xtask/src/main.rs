@@ -62,6 +62,9 @@ enum Task {
         /// The layouts of the log's keys instead, as in docs/decisions/0003.
         #[arg(long, conflicts_with = "seconds")]
         key_layouts: bool,
+        /// The storage alone instead: appends, catch-up, opening after a kill.
+        #[arg(long, conflicts_with_all = ["seconds", "key_layouts"])]
+        log_rates: bool,
     },
     /// Run a fuzz target with random and mutated inputs (cargo-fuzz where a nightly toolchain is there).
     Fuzz {
@@ -95,6 +98,7 @@ fn run(task: Task) -> Result<()> {
         Task::Simulate { arguments } => workspace::simulate(&root, &arguments),
         Task::Kills { kills, seed } => workspace::kills(&root, kills, seed),
         Task::Measure { key_layouts: true, .. } => measure::key_layouts(&root),
+        Task::Measure { log_rates: true, .. } => measure::log_rates(&root),
         Task::Measure { seconds, .. } => measure::mesh(&root, seconds),
         Task::Fuzz { target, seconds } => checks::fuzz(&root, target.as_deref(), seconds),
     }

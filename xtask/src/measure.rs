@@ -44,3 +44,10 @@ pub fn key_layouts(root: &Path) -> Result<()> {
     let arguments = [KEY_LAYOUT_MESSAGES, KEY_LAYOUT_ROUNDS].map(|number| number.to_string());
     workspace::run(Command::new(example).args(arguments), "the measurement")
 }
+
+/// The storage alone: appends with a syncer beside, catch-up, and the time to
+/// open after a kill.
+pub fn log_rates(root: &Path) -> Result<()> {
+    let example = workspace::build_example(root, "log_rates")?;
+    workspace::run(&mut Command::new(example), "the measurement")
+}

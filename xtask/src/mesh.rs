@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,11 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a process may take to stop after SIGTERM before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Where ports are looked for: below those that Linux gives to outgoing
+/// connections (32768 and up). A connection that looks for a killed node could
+/// otherwise be given the node's own port, and the node could not start again.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// A mesh of processes under one folder.
 pub struct Mesh {
@@ -285,11 +292,13 @@ impl Mesh {
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
         let mut held = Vec::new();
+        let mut free = free_listeners();
         for name in process_addresses() {
             let listener = kept
                 .get(&name)
                 .and_then(|port| TcpListener::bind(("127.0.0.1", *port)).ok())
-                .map_or_else(|| TcpListener::bind(("127.0.0.1", 0)), Ok)?;
+                .or_else(|| free.next())
+                .with_context(|| format!("no port of {PORTS:?} is free for {name}"))?;
             self.ports.insert(name, listener.local_addr()?.port());
             held.push(listener);
         }
@@ -336,6 +345,19 @@ pub struct Ended {
     pub status: ExitStatus,
     /// Where it said why, if it did.
     pub log: PathBuf,
+}
+
+/// Listeners on free ports, looked for from a place that differs from one mesh to
+/// the next, so that meshes that start at the same time do not meet.
+fn free_listeners() -> impl Iterator<Item = TcpListener> {
+    static MESHES: AtomicU16 = AtomicU16::new(0);
+    let step = MESHES.fetch_add(1, Ordering::Relaxed);
+    let start = (std::process::id() % 149 * 80) as usize + usize::from(step) * 40;
+    PORTS
+        .cycle()
+        .skip(start % PORTS.len())
+        .take(PORTS.len())
+        .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
 }
 
 fn ports_file(folder: &Path) -> PathBuf {

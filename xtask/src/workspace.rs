@@ -53,7 +53,7 @@ pub fn build(root: &Path) -> Result<()> {
             eprintln!("build: the first build takes about 8 minutes on two cores");
         } else {
             eprintln!(
-                "build: the first build compiles RocksDB, about 25 minutes on two cores; later ones take seconds"
+                "build: the first build compiles RocksDB, about 30 minutes on two cores; later ones take seconds"
             );
         }
     }

@@ -1,9 +1,8 @@
 //! Measures the RocksDB storage as built: appends with a syncer beside, catch-up,
 //! and the time to open after a kill.
 //!
-//! ```text
-//! cargo run --package interlock-storage --features rocks --example log_rates -- [messages] [message bytes] [logs] [batch] [folder]
-//! ```
+//! `cargo xtask measure --log-rates` runs it as it is; built, it takes
+//! `[messages] [message bytes] [logs] [batch] [folder]`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

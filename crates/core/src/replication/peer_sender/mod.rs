@@ -11,27 +11,25 @@ mod actions;
 mod announcements;
 mod progress;
 mod retransmission_timer;
+mod served_logs;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use self::actions::{LogStatus, SenderAction, SenderConfig, SenderDisconnect, SenderStatus};
 use self::announcements::{FactQueue, OfferQueue};
-use self::progress::LogProgress;
 pub use self::progress::ProgressState;
-use self::retransmission_timer::{Jitter, RoundTrip};
-use self::turns::Turns;
-use self::window::{Urgency, Window};
+use self::served_logs::{OfferNews, ServedLogs};
 use crate::clock::Moment;
 use crate::identity::{LogName, Mark, MemberOpening, MessageNumber, TopologyVersion};
-use crate::limits::{MAX_FRAME_MESSAGES, MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME};
+use crate::limits::{MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME};
 use crate::replication::frames::{
-    Fact, Hello, LogOffer, Nack, NackReason, Offer, PROTOCOL_VERSION, ReceiverFrame, Refused,
-    SenderFrame, Want, Welcome,
+    Fact, Hello, LogOffer, Nack, Offer, PROTOCOL_VERSION, ReceiverFrame, Refused, SenderFrame,
+    Want, Welcome,
 };
 use crate::replication::timing::{GREETING_LIMIT, HEARTBEAT_INTERVAL, SILENCE_LIMIT};
 use crate::topology::Topology;
@@ -56,18 +54,9 @@ pub struct PeerSender {
     our_topology_version: TopologyVersion,
     peer_topology_version: TopologyVersion,
     topology: Option<Arc<Topology>>,
-    logs: BTreeMap<LogName, LogProgress>,
-    /// What the peer said to hold, for logs that come to be served later.
-    welcome_marks: BTreeMap<LogName, Mark>,
+    logs: ServedLogs,
     offers: OfferQueue,
     facts: FactQueue,
-    turns: Turns,
-    window: Window,
-    round_trip: RoundTrip,
-    jitter: Jitter,
-    deadlines: BTreeSet<(Moment, LogName)>,
-    waiting: BTreeSet<LogName>,
-    retransmissions: u64,
 }
 
 impl PeerSender {
@@ -85,17 +74,9 @@ impl PeerSender {
             our_topology_version,
             peer_topology_version: TopologyVersion::default(),
             topology: None,
-            logs: BTreeMap::new(),
-            welcome_marks: BTreeMap::new(),
+            logs: ServedLogs::new(config.jitter_seed),
             offers: OfferQueue::default(),
             facts: FactQueue::default(),
-            turns: Turns::default(),
-            window: Window::default(),
-            round_trip: RoundTrip::default(),
-            jitter: Jitter::new(config.jitter_seed),
-            deadlines: BTreeSet::new(),
-            waiting: BTreeSet::new(),
-            retransmissions: 0,
         }
     }
 
@@ -115,7 +96,7 @@ impl PeerSender {
             }
             (Phase::Established { .. }, ReceiverFrame::Want(want)) => self.handle_want(want),
             (Phase::Established { .. }, ReceiverFrame::Unwant(unwant)) => {
-                self.change(&unwant.log, LogProgress::become_unwanted);
+                self.logs.unwant(now, &unwant.log);
             }
             (Phase::Established { peer }, ReceiverFrame::Ack(fact)) => {
                 self.handle_ack(peer, fact);
@@ -142,19 +123,11 @@ impl PeerSender {
             return;
         }
         let log = offer.log;
-        match self.logs.get_mut(&log) {
-            Some(progress) => {
-                if progress.advance(offer) {
-                    self.offers.push(log, false);
-                }
-            }
-            None => {
-                let acknowledged = self.welcome_marks.get(&log).copied().unwrap_or_default();
-                self.logs.insert(log, LogProgress::new(offer, acknowledged));
-                self.offers.push(log, true);
-            }
+        match self.logs.advance(offer) {
+            OfferNews::New => self.offers.push(log, true),
+            OfferNews::Moved => self.offers.push(log, false),
+            OfferNews::Known => {}
         }
-        self.give_turn(&log);
     }
 
     /// A log can no longer be served to this peer: its namespace is left, or the
@@ -162,7 +135,7 @@ impl PeerSender {
     pub fn handle_log_withdrawn(&mut self, now: Moment, log: &LogName) {
         self.now = now;
         self.offers.remove(log);
-        self.change(log, LogProgress::withdraw);
+        self.logs.withdraw(now, log);
     }
 
     /// There is a newer topology here. The peer gets it if it has an older one,
@@ -172,7 +145,7 @@ impl PeerSender {
         self.our_topology_version = self.our_topology_version.max(topology.version);
         self.topology = Some(topology);
         self.share_topology();
-        self.retry_refused();
+        self.logs.retry_refused(now, self.our_topology_version);
     }
 
     /// A fact to pass on: our own or another member's. `awaited` when someone
@@ -196,27 +169,14 @@ impl PeerSender {
         window_bytes: u64,
     ) {
         self.now = now;
-        let Some(progress) = self.logs.get_mut(log) else { return };
-        self.window.settle(progress.read_settled());
-        if progress.sent(now, first, through, window_bytes) {
-            self.window.sent(window_bytes);
-            if progress.deadline().is_none() {
-                self.arm(log);
-            }
-        }
-        self.give_turn(log);
+        self.logs.frame_sent(now, log, first, through, window_bytes);
     }
 
     /// The driver could not carry out a [`SenderAction::ReadAndSend`]. It is asked
     /// again after a while.
     pub fn handle_nothing_sent(&mut self, now: Moment, log: &LogName) {
         self.now = now;
-        let Some(progress) = self.logs.get_mut(log) else { return };
-        self.window.settle(progress.read_settled());
-        if progress.is_sendable() && !progress.is_in_flight() {
-            self.change(log, |progress| progress.become_paused(progress.next()));
-            self.arm(log);
-        }
+        self.logs.nothing_sent(now, log);
     }
 
     /// The moment that [`Self::poll_timeout`] named has come.
@@ -246,12 +206,7 @@ impl PeerSender {
             self.heartbeat_due = true;
             self.offers.hasten();
         }
-        while let Some((due, log)) = self.deadlines.first().copied()
-            && due <= now
-        {
-            self.set_deadline(&log, None);
-            self.change(&log, LogProgress::handle_timer);
-        }
+        self.logs.handle_timers(now);
     }
 
     /// When to call [`Self::handle_timeout`] if nothing happens before. `None`
@@ -263,7 +218,7 @@ impl PeerSender {
             Phase::Established { .. } => [
                 Some(self.heard_at + SILENCE_LIMIT),
                 Some(self.heartbeat_at),
-                self.deadlines.first().map(|(due, _)| *due),
+                self.logs.due_at(),
                 // What is due already waits for the driver to poll, not for a timer.
                 self.offers.due_at(self.now).filter(|due| *due > self.now),
                 self.facts.due_at(self.now).filter(|due| *due > self.now),
@@ -292,8 +247,8 @@ impl PeerSender {
         }
         let offered = self.offers.take(self.now, MAX_OFFERS_PER_FRAME);
         if !offered.is_empty() {
-            let logs = offered.iter().filter_map(|log| self.logs.get(log)).map(LogProgress::offer);
-            let offer = Offer { logs: logs.cloned().collect() };
+            let logs = offered.iter().filter_map(|log| self.logs.offer(log));
+            let offer = Offer { logs: logs.collect() };
             return Some(SenderAction::Transmit(SenderFrame::Offer(offer)));
         }
         if let Some(fact) = self.facts.take(self.now) {
@@ -302,28 +257,12 @@ impl PeerSender {
         if std::mem::take(&mut self.heartbeat_due) {
             return Some(SenderAction::TransmitHeartbeat);
         }
-        self.next_read()
+        self.logs.next_read()
     }
 
     /// How the stream stands.
     pub fn status(&self) -> SenderStatus {
-        let logs = self.logs.iter().filter(|(_, progress)| !progress.is_withdrawn());
-        SenderStatus {
-            logs: logs
-                .map(|(log, progress)| LogStatus {
-                    log: *log,
-                    state: progress.state(),
-                    acknowledged: progress.acknowledged(),
-                    next: progress.next(),
-                    tip: progress.offer().tip.m_id,
-                    in_flight: progress.messages_in_flight(),
-                })
-                .collect(),
-            round_trip: self.round_trip.smoothed(),
-            in_flight_bytes: self.window.in_flight(),
-            window_bytes: self.window.limit(),
-            retransmissions: self.retransmissions,
-        }
+        self.logs.status()
     }
 
     fn handle_welcome(&mut self, welcome: Welcome) {
@@ -341,14 +280,8 @@ impl PeerSender {
         }
         self.phase = Phase::Established { peer };
         self.heartbeat_at = self.now + HEARTBEAT_INTERVAL;
-        self.window = Window::new(welcome.window_bytes);
         self.peer_topology_version = welcome.topology_version;
-        self.welcome_marks = welcome.marks.iter().copied().collect();
-        for (log, progress) in &mut self.logs {
-            if let Some(mark) = self.welcome_marks.get(log) {
-                progress.acknowledge(self.now, *mark);
-            }
-        }
+        self.logs.welcomed(self.now, &welcome.marks, welcome.window_bytes);
         self.actions.push_back(SenderAction::PeerWelcomed(welcome));
         self.share_topology();
     }
@@ -357,9 +290,7 @@ impl PeerSender {
         if want.from == MessageNumber::ZERO || !is_plausible(want.from) {
             return self.rule_broken("a log is wanted from a possible number on");
         }
-        // A log that is not known here was never offered, or was withdrawn
-        // while the wish was under way.
-        self.change(&want.log, |progress| progress.become_wanted(want.from));
+        self.logs.want(self.now, &want.log, want.from);
     }
 
     fn handle_ack(&mut self, peer: MemberOpening, fact: Fact) {
@@ -373,127 +304,25 @@ impl PeerSender {
             return self.rule_broken("a mark is a possible number");
         }
         for (log, mark) in &fact.marks {
-            self.acknowledge(log, *mark);
+            let stopped = self.logs.acknowledge(self.now, log, *mark);
+            self.actions.extend(stopped);
         }
         self.actions.push_back(SenderAction::Acknowledged(fact));
-    }
-
-    fn acknowledge(&mut self, log: &LogName, mark: Mark) {
-        let Some(progress) = self.logs.get_mut(log) else {
-            // Kept for logs we hold but do not serve yet; others' are not ours
-            // to remember.
-            if let Some(held) = self.welcome_marks.get_mut(log)
-                && held.m_id < mark.m_id
-            {
-                *held = mark;
-            }
-            return;
-        };
-        let Some(outcome) = progress.acknowledge(self.now, mark) else { return };
-        self.window.freed(outcome.freed);
-        if let Some(round_trip) = outcome.round_trip {
-            self.round_trip.sample(round_trip);
-        }
-        if outcome.differs {
-            let detail = format!("the peer's chain hash at {} is {}", mark.m_id, mark.hash);
-            self.stop(log, mark.m_id.next(), NackReason::ContentDiffers, detail);
-        } else {
-            self.rearm(log);
-            self.give_turn(log);
-        }
-        self.wake_children(log);
     }
 
     fn handle_nack(&mut self, nack: Nack) {
         if nack.expected == MessageNumber::ZERO || !is_plausible(nack.expected) {
             return self.rule_broken("a possible number is expected");
         }
-        let Some(progress) = self.logs.get_mut(&nack.log) else { return };
-        if matches!(progress.state(), ProgressState::NotWanted | ProgressState::Refused(_)) {
-            return;
-        }
-        match nack.reason {
-            NackReason::OutOfOrder => {
-                let quiet = self.round_trip.timeout();
-                if let Some(freed) = progress.handle_out_of_order(self.now, nack.expected, quiet) {
-                    self.window.freed(freed);
-                    self.rearm(&nack.log);
-                    self.give_turn(&nack.log);
-                }
-            }
-            NackReason::ParentMissing => {
-                let expected = nack.expected.max(progress.acknowledged().m_id.next());
-                let parents: Vec<LogName> = progress
-                    .offer()
-                    .parents
-                    .iter()
-                    .map(|parent| nack.log.path().log(parent.incarnation))
-                    .collect();
-                self.change(&nack.log, |progress| progress.become_waiting(expected));
-                self.arm(&nack.log);
-                for parent in parents {
-                    self.give_turn_as(&parent, Urgency::Live);
-                }
-            }
-            NackReason::ContentDiffers | NackReason::Invalid => {
-                self.stop(&nack.log, nack.expected, nack.reason, nack.detail);
-            }
-        }
+        let stopped = self.logs.nacked(self.now, nack);
+        self.actions.extend(stopped);
     }
 
     fn handle_refused(&mut self, refused: Refused) {
-        if !self.logs.contains_key(&refused.log) {
-            return;
+        let ours = self.our_topology_version;
+        if self.logs.refused(self.now, &refused.log, refused.version, ours) {
+            self.actions.push_back(SenderAction::Refused(refused));
         }
-        if refused.version < self.our_topology_version {
-            // The peer has been sent the newer one, and will know better soon.
-            self.change(&refused.log, |log| log.become_paused(log.acknowledged().m_id.next()));
-            self.arm(&refused.log);
-        } else {
-            self.change(&refused.log, |log| log.become_refused(refused.version));
-        }
-        self.actions.push_back(SenderAction::Refused(refused));
-    }
-
-    fn stop(&mut self, log: &LogName, expected: MessageNumber, reason: NackReason, detail: String) {
-        let known = self.logs.get(log).map(LogProgress::state);
-        if known != Some(ProgressState::Stopped(reason)) {
-            self.change(log, |progress| progress.become_stopped(reason));
-            self.actions.push_back(SenderAction::LogStopped {
-                log: *log,
-                expected,
-                reason,
-                detail,
-            });
-        }
-    }
-
-    /// Logs that wait for this one to reach their parent point, and for no other
-    /// any more, are tried again.
-    fn wake_children(&mut self, parent: &LogName) {
-        let path = parent.path();
-        let children: Vec<LogName> = self
-            .waiting
-            .iter()
-            .filter(|log| log.path() == path && self.has_parents_acknowledged(log))
-            .copied()
-            .collect();
-        for child in children {
-            self.change(&child, |progress| progress.become_probe(progress.next()));
-        }
-    }
-
-    fn has_parents_acknowledged(&self, log: &LogName) -> bool {
-        let Some(progress) = self.logs.get(log) else { return false };
-        progress.offer().parents.iter().all(|parent| {
-            let name = log.path().log(parent.incarnation);
-            let held = self
-                .logs
-                .get(&name)
-                .map(LogProgress::acknowledged)
-                .or_else(|| self.welcome_marks.get(&name).copied());
-            held.is_some_and(|mark| mark.m_id >= parent.m_id)
-        })
     }
 
     fn share_topology(&mut self) {
@@ -504,94 +333,6 @@ impl PeerSender {
             self.peer_topology_version = topology.version;
             let frame = SenderFrame::Topology(Arc::clone(topology));
             self.actions.push_back(SenderAction::Transmit(frame));
-        }
-    }
-
-    fn retry_refused(&mut self) {
-        let void: Vec<LogName> = self
-            .logs
-            .iter()
-            .filter(|(_, progress)| {
-                matches!(progress.state(), ProgressState::Refused(version)
-                    if version < self.our_topology_version)
-            })
-            .map(|(log, _)| *log)
-            .collect();
-        for log in void {
-            self.change(&log, |log| log.become_probe(log.acknowledged().m_id.next()));
-        }
-    }
-
-    fn next_read(&mut self) -> Option<SenderAction> {
-        while let Some(class) = self.turns.next_class(|class| self.window.room(class).is_some()) {
-            let max_bytes = self.window.room(class)?;
-            let log = self.turns.take(class)?;
-            let Some(progress) = self.logs.get_mut(&log).filter(|log| log.is_sendable()) else {
-                continue;
-            };
-            self.turns.used(class);
-            self.window.grant(max_bytes);
-            progress.reading(max_bytes);
-            let retransmission = progress.is_repetition();
-            self.retransmissions += u64::from(retransmission);
-            return Some(SenderAction::ReadAndSend {
-                log,
-                from: progress.next(),
-                previous_hash: progress.previous_hash(),
-                through: progress.offer().tip.m_id,
-                max_bytes,
-                max_messages: MAX_FRAME_MESSAGES,
-                retransmission,
-            });
-        }
-        None
-    }
-
-    /// Carries out a transition that may free window bytes, and brings the
-    /// timers and turns in line with it.
-    fn change(&mut self, log: &LogName, transition: impl FnOnce(&mut LogProgress) -> u64) {
-        let Some(progress) = self.logs.get_mut(log) else { return };
-        let freed = transition(progress);
-        self.window.freed(freed);
-        self.rearm(log);
-        self.give_turn(log);
-    }
-
-    fn give_turn(&mut self, log: &LogName) {
-        if let Some(progress) = self.logs.get(log) {
-            self.give_turn_as(log, progress.urgency());
-        }
-    }
-
-    fn give_turn_as(&mut self, log: &LogName, urgency: Urgency) {
-        if self.logs.get(log).is_some_and(LogProgress::is_sendable) {
-            self.turns.enqueue(*log, urgency);
-        }
-    }
-
-    /// Runs the log's timer while something is under way, from now on.
-    fn rearm(&mut self, log: &LogName) {
-        let in_flight = self.logs.get(log).is_some_and(LogProgress::is_in_flight);
-        if in_flight { self.arm(log) } else { self.set_deadline(log, None) }
-    }
-
-    fn arm(&mut self, log: &LogName) {
-        let Some(progress) = self.logs.get(log) else { return };
-        let wait = self.round_trip.timeout_after(progress.backoff(), &mut self.jitter);
-        self.set_deadline(log, Some(self.now + wait));
-    }
-
-    fn set_deadline(&mut self, log: &LogName, deadline: Option<Moment>) {
-        let Some(progress) = self.logs.get_mut(log) else { return };
-        if let Some(before) = progress.deadline() {
-            self.deadlines.remove(&(before, *log));
-        }
-        progress.set_deadline(deadline);
-        self.deadlines.extend(deadline.map(|due| (due, *log)));
-        if progress.state() == ProgressState::WaitingForParents {
-            self.waiting.insert(*log);
-        } else {
-            self.waiting.remove(log);
         }
     }
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -6,7 +7,7 @@ use super::*;
 use crate::clock::WallTime;
 use crate::identity::{ChainHash, NodeNumber};
 use crate::limits::WINDOW_BYTES;
-use crate::replication::frames::{Frame, Heartbeat, Unwant};
+use crate::replication::frames::{Frame, Heartbeat, NackReason, Unwant};
 use crate::replication::specimens::{
     RECEIVER, SENDER, ServedLog, at, hello, incarnation, log_of, number, opening, welcome,
 };
@@ -228,15 +229,15 @@ fn the_timer_runs_while_something_is_under_way() {
     let mut driver = Driver::serving([ServedLog::with(log(), 1, 100)]);
     driver.now = at(40);
     driver.acknowledge(log(), 1);
-    assert_eq!(driver.sender.deadlines.len(), 0);
+    assert_eq!(driver.sender.logs.due_at(), None);
     driver.publish(log(), 1, 100);
     driver.now = at(60);
     driver.publish(log(), 1, 100);
     // SRTT 40, RTTVAR 20, RTO 120, at least 200.
-    assert_eq!(driver.sender.deadlines.first(), Some(&(at(240), log())));
+    assert_eq!(driver.sender.logs.due_at(), Some(at(240)));
     driver.now = at(100);
     driver.acknowledge(log(), 2);
-    assert_eq!(driver.sender.deadlines.first(), Some(&(at(300), log())));
+    assert_eq!(driver.sender.logs.due_at(), Some(at(300)));
 }
 
 /// METHOD M8 with Karn's rule: what was sent twice measures nothing.
@@ -603,13 +604,7 @@ proptest! {
                 Some(due) => prop_assert!(due > driver.now),
                 None => prop_assert_eq!(driver.sender.phase, Phase::Closed),
             }
-            let running: BTreeSet<_> = driver
-                .sender
-                .logs
-                .iter()
-                .filter_map(|(log, progress)| Some((progress.deadline()?, *log)))
-                .collect();
-            prop_assert_eq!(&driver.sender.deadlines, &running);
+            driver.sender.logs.assert_timers_agree();
             let status = driver.sender.status();
             prop_assert!(status.in_flight_bytes <= status.window_bytes);
             let in_flight: u64 = status.logs.iter().map(|log| log.in_flight).sum();
