@@ -1,5 +1,5 @@
 //! Every limit, one beyond it, and what is no message at all: refused with the
-//! field's name, nothing stored, and the service stays up (RELIABILITY, bad
+//! field's name, nothing stored, and the service stays up (promise I9, bad
 //! input).
 
 use std::collections::BTreeMap;

@@ -31,7 +31,7 @@ async fn seen(world: &World, region: &str, channel: &str) -> (v1::Channel, BTree
     (response.channel.expect("a channel is in the answer"), lost)
 }
 
-/// METHOD M1, M3, M4 and RELIABILITY I6, I7: each region edits the same channels
+/// METHOD M1, M3, M4 and promise I6, I7: each region edits the same channels
 /// while it is alone in the world, so that no edit knows another. Together again
 /// all have the same definitions: the latest of equal edits, a deletion before an
 /// update, a new epoch before all that meant the old one. What lost is told.
@@ -128,7 +128,7 @@ async fn listed(world: &World, region: &str) -> Vec<v1::Channel> {
     listed.into_inner().channels
 }
 
-/// METHOD M3, M4 and RELIABILITY I6, I7: the same names edited at all regions at
+/// METHOD M3, M4 and promise I6, I7: the same names edited at all regions at
 /// once lead to equal digests and definitions; then what is deleted stays deleted
 /// over the restart of all nodes, until it is created again with a higher epoch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -84,7 +84,7 @@ async fn the_mesh_runs_without_the_control_plane() {
 }
 
 /// METHOD M1, M12: all nodes die and come back while the control-plane is away;
-/// what was acknowledged is there (RELIABILITY I1, power loss of all at once).
+/// what was acknowledged is there (promise I1, power loss of all at once).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_come_back_without_the_control_plane() {
     let mut world = World::start().await;

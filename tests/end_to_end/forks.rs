@@ -7,7 +7,7 @@ use interlock_rpc::v1;
 
 use crate::support::{REGIONS, World, assert_all, copy_folder, numbered, publish};
 
-/// METHOD M12 and RELIABILITY I1, I3, I10, node restored from an old copy: what was
+/// METHOD M12 and promise I1, I3, I10, node restored from an old copy: what was
 /// published after the copy and what is published after it was put back are two
 /// branches of one origin. Both reach everyone; nothing that was acknowledged is
 /// missing anywhere, and every subscriber, attached all the time or coming back

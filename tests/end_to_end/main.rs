@@ -1,6 +1,6 @@
 //! Three regions in one process: control-plane, push-nodes and gateways as they
 //! run in production, on loopback, with real databases in temporary folders. What
-//! a client sees of METHOD and RELIABILITY is shown here through the client and
+//! a client sees of the method and the promises is shown here through the client and
 //! the wire.
 //!
 //! Only `tracing` needs processes of their own: `cargo xtask test` builds them.

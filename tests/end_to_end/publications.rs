@@ -31,7 +31,7 @@ async fn try_publish(
     client.publish(request).await.map(tonic::Response::into_inner)
 }
 
-/// METHOD M10, M12 and RELIABILITY I3: an answer that was lost is asked for again
+/// METHOD M10, M12 and promise I3: an answer that was lost is asked for again
 /// with the same sequence, over the gateway or at the node, before and after the
 /// node dies, and is the first answer; what is no repeat is told apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +146,7 @@ fn with_level(level: Durability, text: &str) -> v1::PublishRequest {
     v1::PublishRequest { durability: Some(level.to_wire()), ..publish("news", text.to_owned()) }
 }
 
-/// METHOD M9, M11 and RELIABILITY I1: PEERS(n) and ALL answer when that many
+/// METHOD M9, M11 and promise I1: PEERS(n) and ALL answer when that many
 /// members hold the message; at the deadline the answer says what was reached,
 /// and the message still comes to whoever was away. More than there are is
 /// refused before anything is stored.
@@ -195,7 +195,7 @@ async fn levels_of_durability() {
     world.end().await;
 }
 
-/// METHOD M8, M11, M12 and RELIABILITY I1, I3, I4: a publisher with much under way
+/// METHOD M8, M11, M12 and promise I1, I3, I4: a publisher with much under way
 /// goes on over crashes of its node; everything is acknowledged, and stored once
 /// and in order at every region.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,7 +244,7 @@ async fn a_publisher_goes_on_over_crashes() {
     world.end().await;
 }
 
-/// METHOD M11 and RELIABILITY I1, I11: a node that was away gets what both others
+/// METHOD M11 and promise I1, I11: a node that was away gets what both others
 /// accepted meanwhile, by itself; the queues for it show what it lacks, and end
 /// empty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -283,7 +283,7 @@ async fn a_node_that_was_away_catches_up() {
     world.end().await;
 }
 
-/// DESIGN 3.7: ALL means the members by the topology that a message is stamped
+/// ALL means the members by the topology that a message is stamped
 /// with. A stream that was opened before a region was added waits for its node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_stream_counts_members_that_came_later() {

@@ -22,7 +22,7 @@ fn holds_bytes(folder: &Path, bytes: &[u8]) -> bool {
     })
 }
 
-/// METHOD M15 and RELIABILITY I12: a namespace of two regions is at their nodes
+/// METHOD M15 and promise I12: a namespace of two regions is at their nodes
 /// and nowhere else: not in the third's status, lists, logs or files; its node and
 /// its gateway refuse publications, edits, reads and subscriptions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

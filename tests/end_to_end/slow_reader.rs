@@ -76,7 +76,7 @@ async fn until_metric(gateway: SocketAddr, name: &str, is_so: impl Fn(f64) -> bo
     .await;
 }
 
-/// METHOD M14 and RELIABILITY, slow subscriber: while one subscriber reads nothing
+/// METHOD M14, promise I9: while one subscriber reads nothing
 /// of thousands of messages, another of the same gateway gets them all, and the
 /// gateway keeps no more than its queue. The slow one was let go of; one that
 /// comes later and reads nothing either keeps no stream from the push-node open.

@@ -125,7 +125,7 @@ async fn last_messages_of_a_seldom_channel() {
     world.end().await;
 }
 
-/// METHOD M14 and RELIABILITY I4: history is the same list at every region, in the
+/// METHOD M14 and promise I4: history is the same list at every region, in the
 /// order of the hybrid clock, with causes before effects; `last n` and pages cut
 /// the same list.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,7 +194,7 @@ async fn history_is_the_same_everywhere() {
     world.end().await;
 }
 
-/// METHOD M14 and RELIABILITY I3, I8: a cursor taken at each region, in the middle
+/// METHOD M14 and promise I3, I8: a cursor taken at each region, in the middle
 /// of what three origins publish, goes on at each region with exactly the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_of_any_region_goes_on_at_any_region() {
@@ -283,7 +283,7 @@ async fn filters() {
     world.end().await;
 }
 
-/// RELIABILITY, bad input: what cannot be subscribed to is refused with a reason
+/// Promise I9: what cannot be subscribed to is refused with a reason
 /// and the field, at the gateway as in history.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_sense_is_refused() {
@@ -344,7 +344,7 @@ async fn what_makes_no_sense_is_refused() {
     world.end().await;
 }
 
-/// METHOD M13, M14 and RELIABILITY I3, I8: gateways and push-nodes go away and
+/// METHOD M13, M14 and promise I3, I8: gateways and push-nodes go away and
 /// come back under their subscribers, who get everything once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscribers_go_on_over_restarts() {

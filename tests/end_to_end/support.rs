@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Waits until all nodes hold the same logs with the same hashes, and the
-    /// same state (RELIABILITY I2, I3, I6).
+    /// same state (promise I2, I3, I6).
     pub(crate) async fn until_same(&self) -> v1::VerifyResponse {
         self.until_same_at(&REGIONS).await
     }
@@ -382,7 +382,7 @@ impl Reader {
 }
 
 /// Along each origin's path, and so in each channel, numbers rise strictly: in
-/// order and none twice (RELIABILITY I3, I4). For paths without forks.
+/// order and none twice (promise I3, I4). For paths without forks.
 pub(crate) fn assert_rising(messages: &[v1::DeliveredMessage]) {
     let mut last = BTreeMap::new();
     for message in messages {

@@ -1,5 +1,5 @@
 //! Real processes that are killed: what was acknowledged is at every region,
-//! once and in order (RELIABILITY I1, I3, I4, I5; METHOD M8–M12).
+//! once and in order (promise I1, I3, I4, I5; METHOD M8–M12).
 //!
 //! `cargo xtask test` builds the binaries and names their folder in
 //! `INTERLOCK_BINARIES`. `cargo xtask kills --kills 100 --seed N` runs the random

@@ -21,7 +21,7 @@ const KILLS_IN_THE_GATE: u64 = 8;
 
 /// Acknowledged messages survive kill -9 at any moment, at the origin and at the
 /// receivers, and reach every region's subscribers once and in order; then all
-/// nodes hold the same (METHOD M8, M10, M11, M12; RELIABILITY I1–I6, I11).
+/// nodes hold the same (METHOD M8, M10, M11, M12; promise I1–I6, I11).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_kills() {
     let _machine = the_machine().lock().await;

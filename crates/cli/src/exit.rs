@@ -84,7 +84,17 @@ fn code(error: &anyhow::Error, status: Option<&Status>) -> u8 {
     if error.is::<Differs>() {
         return DIFFERS;
     }
+    let is_unknown = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<ClientError>(), Some(ClientError::OutcomeUnknown(_)))
+    };
+    if error.chain().any(is_unknown) {
+        return UNAVAILABLE;
+    }
     let Some(status) = status else { return FAILED };
+    if reason_of(status) == Some(Reason::StorageFailed) {
+        // What was under way is unknown too.
+        return UNAVAILABLE;
+    }
     match status.code() {
         Code::InvalidArgument => USAGE,
         Code::NotFound => NOT_FOUND,
@@ -166,6 +176,8 @@ mod tests {
     fn what_the_client_says_of_a_status_is_not_lost() {
         let status = || Box::new(refusal(Reason::SessionForked, "another copy").into_status());
         let error = ClientError::OutcomeUnknown(status());
+        let unknown = anyhow::Error::from(ClientError::OutcomeUnknown(status()));
+        assert_eq!(code(&unknown, status_of(&unknown)), UNAVAILABLE);
         let said = words(&error);
         assert!(said.contains("outcome") && said.contains("another copy"), "{said}");
         let error = ClientError::GaveUp { seconds: 60, last: status() };

@@ -1,5 +1,5 @@
-//! The end of a node that must not go on: a disk that failed, a name that was
-//! fenced off, memory that is a copy. The process exits; nothing is retried.
+//! The end of a node that must not go on: a disk that failed, memory that is a
+//! copy, a thread that panicked. The process exits; nothing is retried.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Two processes of one name (DESIGN's hygiene): whoever learns that another one
+//! Two processes of one name (hygiene: no rule of the log rests on it): whoever learns that another one
 //! goes before it accepts nothing more and drains.
 
 use std::sync::atomic::Ordering;

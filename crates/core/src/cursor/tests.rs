@@ -196,7 +196,7 @@ proptest! {
         prop_assert!(a.unknown_tips(rows).is_empty());
     }
 
-    /// DESIGN: `≤` may be wrongly false, never wrongly true.
+    /// `≤` may be wrongly false, never wrongly true.
     #[test]
     fn with_some_rows_nothing_is_wrongly_covered(
         world in worlds(),

@@ -3,7 +3,7 @@
 //!
 //! A gateway delivers a namespace in one order. Readers of equal coverage stand
 //! at the shared position, whatever they filter; whoever is behind, ahead or
-//! held back has a position of its own until the two meet (DESIGN: one position
+//! held back has a position of its own until the two meet (one position
 //! for all who keep up).
 
 mod matching;

@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(held(&facts), Some(8));
     }
 
-    /// The counterexample of the design: the disk is restored from an old copy,
+    /// The counterexample to facts without incarnations: the disk is restored from an old copy,
     /// and an acknowledgement from before comes late.
     #[test]
     fn a_late_acknowledgement_from_before_a_restore_is_dropped() {

@@ -69,7 +69,7 @@ fn state(directory: &Directory) -> Vec<DirectoryEntry> {
     directory.entries().collect()
 }
 
-/// What the design says the state of a set of messages is, said another way than
+/// What the state of a set of messages is, said another way than
 /// by merging.
 fn specified(messages: &[Named]) -> BTreeMap<ChannelName, Specified> {
     let mut specified: BTreeMap<ChannelName, Specified> = BTreeMap::new();

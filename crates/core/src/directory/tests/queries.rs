@@ -33,7 +33,7 @@ fn a_publication_before_its_definition_makes_a_provisional_one() {
     assert_eq!(held.version(), RegisterVersion::new(3));
 }
 
-/// The counterexample of the design: an edit after a creation that was lost must
+/// The counterexample to publications without a version: an edit after a creation that was lost must
 /// not lose to that creation when it comes back.
 #[test]
 fn an_edit_after_a_lost_creation_wins_over_it() {

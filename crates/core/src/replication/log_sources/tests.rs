@@ -154,7 +154,7 @@ fn a_server_that_goes_is_replaced_at_once() {
     assert_eq!(me.sources.best_offer(&log()), Some(MessageNumber::new(8)));
 }
 
-/// The 2 s of the design: the chosen server stalls while another offers more.
+/// The two seconds of `STALLED_SERVER_LIMIT`: the chosen server stalls while another offers more.
 #[test]
 fn a_stalled_server_is_replaced_after_two_seconds() {
     let mut me = Node::new();

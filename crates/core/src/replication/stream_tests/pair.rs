@@ -467,7 +467,7 @@ impl Pair {
         straight
     }
 
-    /// The apply rule of the design, for a toy log. Every message is checked
+    /// The apply rule, for a toy log. Every message is checked
     /// against the one that was published under its name (METHOD M10).
     fn write(&mut self, connection: u64, frame: Frame) {
         let outcome = self.append(&frame);
