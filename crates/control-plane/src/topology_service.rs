@@ -7,14 +7,15 @@ use std::sync::Arc;
 use futures_util::{Stream, stream};
 use interlock_core::identity::{FencingToken, Incarnation, NamespaceNumber, NodeNumber};
 use interlock_core::limits::{MAX_GROUPS_PER_MESSAGE, MAX_NAMESPACES, MAX_REGIONS};
-use interlock_core::topology::Topology;
 use interlock_core::topology::edit::{
-    NodeRegistration, apply_group, apply_region, create_namespace, record_opened, update_namespace,
+    EditError, NodeRegistration, apply_group, apply_region, create_namespace, record_opened,
+    set_retention, update_namespace,
 };
-use interlock_rpc::convert::IntoWire as _;
+use interlock_core::topology::{Retention, Topology};
 use interlock_rpc::convert::identity::{
     group_name, namespace_name, node_name, region_name, topology_version,
 };
+use interlock_rpc::convert::{IntoCore as _, IntoWire as _};
 use interlock_rpc::services::topology::Service;
 use interlock_rpc::status::{Reason, Refusal, refusal};
 use interlock_rpc::v1;
@@ -173,11 +174,17 @@ impl Service for TopologyService {
         let request = request.into_inner();
         let name = namespace_name(&request.name, "name")?;
         let groups = group_names(&request.groups, MAX_GROUPS_PER_MESSAGE, "groups")?;
+        let retention = retention(request.retention)?;
         let edited = name.clone();
         let topology = self
             .registry
             .edit(move |topology| {
-                create_namespace(topology, &edited, &groups, request.disk_cap_bytes)
+                let created = create_namespace(topology, &edited, &groups, request.disk_cap_bytes)?;
+                let kept = topology.namespace_by_name(&edited).map(|before| before.retention);
+                if kept.is_some_and(|kept| kept != retention) {
+                    return Err(EditError::NamespaceExists(edited.clone()));
+                }
+                set_retention(&created, &edited, retention)
             })
             .await
             .map_err(Refusal::from)?;
@@ -194,11 +201,16 @@ impl Service for TopologyService {
         let request = request.into_inner();
         let name = namespace_name(&request.name, "name")?;
         let groups = group_names(&request.add_groups, MAX_GROUPS_PER_MESSAGE, "add_groups")?;
+        let retention = request.retention.map(|given| retention(Some(given))).transpose()?;
         let edited = name.clone();
         let topology = self
             .registry
             .edit(move |topology| {
-                update_namespace(topology, &edited, &groups, request.disk_cap_bytes)
+                let updated = update_namespace(topology, &edited, &groups, request.disk_cap_bytes)?;
+                match retention {
+                    Some(retention) => set_retention(&updated, &edited, retention),
+                    None => Ok(updated),
+                }
             })
             .await
             .map_err(update_refused)?;
@@ -299,4 +311,9 @@ fn node_record(view: NodeView, namespaces: Vec<String>) -> v1::NodeRecord {
         incarnation: view.incarnation.map_or(0, Incarnation::get),
         namespaces,
     }
+}
+
+/// What was asked for; without, everything is kept.
+fn retention(given: Option<v1::Retention>) -> Result<Retention, Status> {
+    given.unwrap_or_default().into_core().map_err(|error| error.within("retention").into())
 }

@@ -23,7 +23,7 @@ use interlock_core::message::PublisherPosition;
 use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
 use interlock_core::replication::frames::Frame;
 use interlock_core::replication::log_table::NoHistory;
-use interlock_core::topology::{Group, Namespace, Node, NodeState, Topology};
+use interlock_core::topology::{Group, Namespace, Node, NodeState, Retention, Topology};
 
 const CHANNELS: usize = 1_000;
 const SESSIONS: usize = 8;
@@ -125,6 +125,7 @@ fn receive(
         first_m_id: entries[0].m_id,
         previous_hash,
         age_milliseconds: 0,
+        last_age_milliseconds: 0,
         sends: entries.iter().map(|entry| entry.bytes.clone()).collect(),
     };
     match receiver.receive(now, &frame, &NoHistory) {
@@ -168,6 +169,7 @@ fn topology() -> Topology {
             name: NamespaceName::parse("prices").expect("well-formed"),
             groups: vec![group],
             disk_cap_bytes: 0,
+            retention: Retention::default(),
             founders: Vec::new(),
         }],
     }

@@ -157,6 +157,8 @@ pub const MAX_LOGS_PER_PEER: usize = 262_144;
 pub const MAX_BASE_ENTRIES_BYTES: usize = MEBIBYTE;
 /// Base entries in one frame: none is shorter than four bytes.
 pub const MAX_BASE_ENTRIES_PER_FRAME: usize = MAX_BASE_ENTRIES_BYTES / 4;
+/// Trim points in one frame of base entries: each takes up to about 60 bytes.
+pub const MAX_TRIM_POINTS_PER_FRAME: usize = MAX_BASE_ENTRIES_BYTES / 64;
 /// What is kept of a `Nack`'s text, which is for people.
 pub const MAX_NACK_DETAIL_BYTES: usize = 1024;
 /// Openings of one member that are not known to be over. One is usual, a few

@@ -65,6 +65,30 @@ pub struct Founder {
     pub opened: bool,
 }
 
+/// How long the messages of a namespace are kept. Channels, and what was deleted,
+/// stay whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Messages older than this may be trimmed; 0 is never.
+    pub age_seconds: u64,
+    /// The oldest are trimmed while the logs take more than this; 0 is never.
+    pub bytes: u64,
+    /// What gives way when the logs reach the namespace's cap all the same.
+    pub when_full: WhenFull,
+}
+
+/// What gives way at a namespace's cap, because a member that is behind keeps
+/// messages from being trimmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Publications are refused: nothing is lost.
+    #[default]
+    Refuse,
+    /// The queue of the member that is furthest behind is released: it gets the
+    /// channels, and a declared hole in place of messages.
+    Release,
+}
+
 /// A family of channels and where it is placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -77,6 +101,8 @@ pub struct Namespace {
     /// Bytes of log a member may hold before publications are refused; 0 is the
     /// node's default.
     pub disk_cap_bytes: u64,
+    /// How long messages are kept, and what gives way at the cap.
+    pub retention: Retention,
     /// Whom it was founded with.
     pub founders: Vec<Founder>,
 }
@@ -368,6 +394,7 @@ mod tests {
                 .map(|name| GroupName::parse(name).expect("a group's name"))
                 .collect(),
             disk_cap_bytes: 0,
+            retention: Retention::default(),
             founders: Vec::new(),
         }
     }

@@ -310,7 +310,7 @@ mod tests {
                 entries.push(AppendEntry { log, row, m_id, bytes, hash, stamp: message.stamp });
             }
             let through = entries.last().expect("a log has messages").m_id;
-            let batch = AppendBatch { arrived_at: WallTime::new(1), entries };
+            let batch = AppendBatch::new(WallTime::new(1), entries);
             self.storage.append(&batch).expect("the disk works");
             self.rows.insert(row).expect("it is new");
             self.ranges.push(LogRange { log, from: first, through });

@@ -50,6 +50,7 @@ fn read_memory(context: &NodeContext, wish: &Wish) -> Option<(Frame, Mark)> {
         first_m_id: from,
         previous_hash: read.previous,
         age_milliseconds: age,
+        last_age_milliseconds: 0,
         sends: read.sends,
     };
     Some((frame, read.last))
@@ -95,7 +96,14 @@ async fn read_disk(
     } else {
         0
     };
-    let frame = Frame { log, first_m_id: from, previous_hash, age_milliseconds, sends };
+    let frame = Frame {
+        log,
+        first_m_id: from,
+        previous_hash,
+        age_milliseconds,
+        last_age_milliseconds: 0,
+        sends,
+    };
     Ok(Some((frame, last)))
 }
 

@@ -241,7 +241,7 @@ impl Link {
             ReceiverAction::Transmit(frame) => self.transmit(frame)?,
             ReceiverAction::TransmitHeartbeat => {
                 let wall_clock = self.context.clock.wall();
-                self.transmit(ReceiverFrame::Heartbeat(Heartbeat { wall_clock }))?;
+                self.transmit(ReceiverFrame::Heartbeat(Heartbeat::at(wall_clock)))?;
             }
             ReceiverAction::PeerIntroduced(hello) => self.introduce(hello).await?,
             ReceiverAction::PeerClock(wall) => self.hear_clock(wall)?,

@@ -178,7 +178,7 @@ impl LogWriterThread {
     fn append(&mut self, now: WallTime) -> Result<(), StorageError> {
         let PendingBatch { entries, accepted_at, holes, answers, permits } =
             std::mem::take(&mut self.batch);
-        let mut batch = AppendBatch { arrived_at: now, entries };
+        let mut batch = AppendBatch::new(now, entries);
         if !batch.entries.is_empty() {
             let started = Instant::now();
             self.ticket = self.parts.storage.append(&batch)?;

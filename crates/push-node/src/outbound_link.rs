@@ -303,7 +303,7 @@ impl Link {
             SenderAction::Transmit(frame) => self.transmit(frame)?,
             SenderAction::TransmitHeartbeat => {
                 let wall_clock = self.context.clock.wall();
-                self.transmit(SenderFrame::Heartbeat(Heartbeat { wall_clock }))?;
+                self.transmit(SenderFrame::Heartbeat(Heartbeat::at(wall_clock)))?;
             }
             SenderAction::ReadAndSend {
                 log,

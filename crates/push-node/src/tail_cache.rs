@@ -398,6 +398,7 @@ mod tests {
                 first_m_id: MessageNumber::new(1),
                 previous_hash: ChainHash::EMPTY,
                 age_milliseconds: 0,
+                last_age_milliseconds: 0,
                 sends: vec![Bytes::from(vec![0; 100]); count],
             };
             let fits = |count| frame(count).window_bytes() <= max_bytes as u64;

@@ -22,6 +22,9 @@
 //! name = "news"
 //! groups = ["all"]
 //! # disk_cap_bytes = 0       # 0 is the node's default
+//! # retention_age_seconds = 0  # how long messages are kept; 0 is for ever
+//! # retention_bytes = 0      # trim the oldest beyond this; 0 is never
+//! # when_full = "refuse"     # or "release": the slowest member gets a declared hole
 //! # founders = ["eu-1"]      # by default all active nodes in the groups' regions
 //! ```
 //!
@@ -42,7 +45,9 @@ use interlock_core::limits::{
 };
 use interlock_core::names::{GroupName, NameError, NamespaceName, NodeName, RegionName};
 use interlock_core::topology::edit::check_address;
-use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Topology};
+use interlock_core::topology::{
+    Founder, Group, Namespace, Node, NodeState, Retention, Topology, WhenFull,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -149,6 +154,14 @@ enum WrittenState {
     Removed,
 }
 
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenWhenFull {
+    #[default]
+    Refuse,
+    Release,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenNamespace {
@@ -157,6 +170,12 @@ struct WrittenNamespace {
     groups: Spanned<Vec<Spanned<String>>>,
     #[serde(default)]
     disk_cap_bytes: u64,
+    #[serde(default)]
+    retention_age_seconds: u64,
+    #[serde(default)]
+    retention_bytes: u64,
+    #[serde(default)]
+    when_full: WrittenWhenFull,
     founders: Option<Vec<Spanned<String>>>,
 }
 
@@ -256,6 +275,14 @@ fn add_namespaces(topology: &mut Topology, namespaces: &[WrittenNamespace]) -> R
             name: parsed(&namespace.name, NamespaceName::parse)?,
             groups: placed,
             disk_cap_bytes: namespace.disk_cap_bytes,
+            retention: Retention {
+                age_seconds: namespace.retention_age_seconds,
+                bytes: namespace.retention_bytes,
+                when_full: match namespace.when_full {
+                    WrittenWhenFull::Refuse => WhenFull::Refuse,
+                    WrittenWhenFull::Release => WhenFull::Release,
+                },
+            },
             founders: Vec::new(),
         });
         let founders = founders(topology, number, namespace)?;

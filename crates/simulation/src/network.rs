@@ -369,9 +369,9 @@ mod tests {
     fn a_closed_end_resets_the_other() {
         let (mut network, delivery) = pair();
         network.close(delivery.stream, end(2));
-        let frame = SenderFrame::Heartbeat(interlock_core::replication::frames::Heartbeat {
-            wall_clock: interlock_core::clock::WallTime::new(0),
-        });
+        let frame = SenderFrame::Heartbeat(interlock_core::replication::frames::Heartbeat::at(
+            interlock_core::clock::WallTime::new(0),
+        ));
         network.send(Moment::START, delivery, Cargo::Sender(frame), DELAY);
         assert!(matches!(network.deliver(delivery), Arrival::Reset));
         network.close(delivery.stream, end(1));

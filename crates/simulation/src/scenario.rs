@@ -10,7 +10,7 @@ use interlock_core::identity::{
     FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion,
 };
 use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
-use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Topology};
+use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Retention, Topology};
 
 use crate::clients::{ClientKind, Place};
 use crate::faults::FaultKind;
@@ -156,6 +156,7 @@ fn draw_topology(random: &mut Random, nodes: u64, regions: u64) -> Topology {
             name: NamespaceName::parse(name).expect("a good name"),
             groups: vec![GroupName::parse(group).expect("a good name")],
             disk_cap_bytes: 0,
+            retention: Retention::default(),
             founders: Vec::new(),
         });
         let members = topology.members(number);

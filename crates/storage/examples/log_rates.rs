@@ -95,7 +95,7 @@ fn main() {
             let turn = index * batch;
             let entries =
                 (turn..turn + batch).map(|turn| sources[turn % logs as usize].next()).collect();
-            AppendBatch { arrived_at: WallTime::new(index as u64), entries }
+            AppendBatch::new(WallTime::new(index as u64), entries)
         })
         .collect();
 

@@ -102,9 +102,17 @@ impl StagedLog {
     }
 
     /// Keeps the time of arrival where the last one kept is old or far back.
-    fn put_arrival<E: Engine>(&mut self, engine: &E, batch: &mut E::Batch, now: WallTime) {
+    fn put_arrival<E: Engine>(
+        &mut self,
+        engine: &E,
+        batch: &mut E::Batch,
+        now: WallTime,
+        accepted_by: WallTime,
+    ) {
         let m_id = self.tail.point.mark.m_id;
         let by = self.tail.arrival.map_or(now, |last| last.by.max(now));
+        let accepted_by =
+            self.tail.arrival.map_or(accepted_by, |last| last.accepted_by.max(accepted_by));
         let is_due = self.tail.arrival.is_none_or(|last| {
             m_id.since(last.m_id) >= arrival::INTERVAL_MESSAGES
                 || by.milliseconds_since(last.by) >= arrival::INTERVAL_MILLISECONDS
@@ -114,9 +122,9 @@ impl StagedLog {
                 batch,
                 Table::Sparse,
                 &arrival::key(self.number, m_id),
-                &arrival::encode(by),
+                &arrival::encode(by, accepted_by),
             );
-            self.tail.arrival = Some(Arrival { m_id, by });
+            self.tail.arrival = Some(Arrival { m_id, by, accepted_by });
         }
     }
 }
@@ -156,7 +164,9 @@ impl Writer {
         }
         for staged in &mut self.staged[..self.used] {
             staged.put_run(engine, &mut batch, &mut self.segment);
-            staged.put_arrival(engine, &mut batch, append.arrived_at);
+            let arrived_at = append.arrived_at;
+            let accepted_by = append.accepted_by.get(&staged.log).copied().unwrap_or(arrived_at);
+            staged.put_arrival(engine, &mut batch, arrived_at, accepted_by);
         }
         Ok(batch)
     }
@@ -184,7 +194,8 @@ impl Writer {
         let end = HoleEnd { point, stamp: hole.stamp };
         staged.tail.point = point;
         staged.tail.stamp = hole.stamp;
-        staged.put_arrival(engine, &mut batch, arrived_at);
+        // How old the last missing one is nobody knows any more.
+        staged.put_arrival(engine, &mut batch, arrived_at, arrived_at);
         let by = staged.tail.arrival.map_or(arrived_at, |last| last.by);
         staged.new_hole = Some((hole.from, end, by));
 

@@ -102,7 +102,7 @@ fn append(storage: &impl LogStorage, log: &mut TestLog, messages: usize) {
 fn append_at(storage: &impl LogStorage, log: &mut TestLog, messages: usize, arrived_at: u64) {
     let entries = log.push_many(messages, 20);
     let arrived_at = WallTime::new(arrived_at);
-    storage.append(&AppendBatch { arrived_at, entries }).expect("appended");
+    storage.append(&AppendBatch::new(arrived_at, entries)).expect("appended");
 }
 
 /// Everything of a log from its floor to the expected mark is there, and nothing

@@ -7,6 +7,7 @@
 //! opening. *An outcome is never guessed*: after a write or a sync that failed
 //! the handle refuses everything, because nobody knows what the disk has.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -63,8 +64,19 @@ pub struct StoredMessage {
 pub struct AppendBatch {
     /// The wall clock of this node as the batch was made.
     pub arrived_at: WallTime,
+    /// Of the logs whose messages come from elsewhere: by when their last one had
+    /// been accepted by its origin, on this node's clock. Others were accepted as
+    /// they arrived.
+    pub accepted_by: BTreeMap<LogName, WallTime>,
     /// In the order of admission; any number of logs.
     pub entries: Vec<AppendEntry>,
+}
+
+impl AppendBatch {
+    /// Messages that were all accepted as they arrived.
+    pub const fn new(arrived_at: WallTime, entries: Vec<AppendEntry>) -> Self {
+        Self { arrived_at, accepted_by: BTreeMap::new(), entries }
+    }
 }
 
 /// A log as the opening found it. All of it is durable.
@@ -383,6 +395,30 @@ pub trait LogStorage: Send + Sync {
     /// later: times are kept about every second or 256 messages, and a clock that
     /// was set back counts as standing still.
     fn arrived_before(&self, log: &LogName, at: WallTime) -> Result<MessageNumber, StorageError>;
+
+    /// The last message that was surely accepted by its origin before `at`, on this
+    /// node's clock: what may be trimmed by its age.
+    fn accepted_before(&self, log: &LogName, at: WallTime) -> Result<MessageNumber, StorageError>;
+
+    /// By when a message had surely been accepted by its origin; `None` when no
+    /// time is kept at or after it.
+    fn accepted_by(
+        &self,
+        log: &LogName,
+        m_id: MessageNumber,
+    ) -> Result<Option<WallTime>, StorageError>;
+
+    /// What the messages of a log take that are still held, up to and with one, in
+    /// the measure of [`log_bytes`](Self::log_bytes).
+    fn bytes_through(&self, log: &LogName, m_id: MessageNumber) -> Result<u64, StorageError>;
+
+    /// What a log no longer has from a message on: up to its floor, or to the end of
+    /// a hole. `None` where the message is held, or not there yet.
+    fn missing_from(
+        &self,
+        log: &LogName,
+        from: MessageNumber,
+    ) -> Result<Option<Hole>, StorageError>;
 
     /// Removes the messages of a log up to and with `through`, in one durable
     /// write with the new floor, which it returns. The caller has made sure that

@@ -248,6 +248,44 @@ impl<E: Engine> LogStorage for Storage<E> {
         })
     }
 
+    fn accepted_before(&self, log: &LogName, at: WallTime) -> Result<MessageNumber, StorageError> {
+        self.read_log(log, "times of acceptance", |shape, appended| {
+            reading::accepted_before(&self.engine, shape, appended.point.mark.m_id, at)
+        })
+    }
+
+    fn accepted_by(
+        &self,
+        log: &LogName,
+        m_id: MessageNumber,
+    ) -> Result<Option<WallTime>, StorageError> {
+        self.read_log(log, "times of acceptance", |shape, _| {
+            reading::accepted_by(&self.engine, shape.number, m_id)
+        })
+    }
+
+    fn bytes_through(&self, log: &LogName, m_id: MessageNumber) -> Result<u64, StorageError> {
+        self.read_log(log, "the size of messages", |shape, appended| {
+            let floor = shape.floor.point;
+            // A hole takes nothing: what is before it counts.
+            let at = shape.hole_around(m_id).map_or(m_id, |end| end.point.mark.m_id);
+            let at = at.min(appended.point.mark.m_id);
+            if at <= floor.mark.m_id {
+                return Ok(0);
+            }
+            let point = reading::chain_point_at(&self.engine, shape, &appended.point, at)?;
+            Ok(point.map_or(0, |point| point.bytes.saturating_sub(floor.bytes)))
+        })
+    }
+
+    fn missing_from(
+        &self,
+        log: &LogName,
+        from: MessageNumber,
+    ) -> Result<Option<Hole>, StorageError> {
+        self.read_log(log, "what is missing", |shape, _| Ok(reading::missing_from(shape, from)))
+    }
+
     fn trim(&self, log: &LogName, through: MessageNumber) -> Result<Mark, StorageError> {
         self.check()?;
         let _trimming = self.trimming.lock().expect(LOCK_IS_SOUND);

@@ -5,6 +5,7 @@ use std::ops::{ControlFlow, Range};
 use bytes::Bytes;
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{Mark, MessageNumber};
+use interlock_core::replication::frames::Hole;
 
 use crate::contract::StoredMessage;
 use crate::engine::{Engine, EngineError, ScanFrom, Table};
@@ -245,23 +246,78 @@ pub(crate) fn kept_arrival<E: Engine>(
     Ok(kept.map(|(key, value)| arrival::decode(&key, &value)).transpose()?)
 }
 
-/// See [`LogStorage::arrived_before`](crate::LogStorage::arrived_before). Times
-/// do not fall along a log, so halving finds the last that is early enough.
+/// See [`LogStorage::arrived_before`](crate::LogStorage::arrived_before).
 pub(crate) fn arrived_before<E: Engine>(
     engine: &E,
     shape: &LogShape,
     appended: MessageNumber,
     at: WallTime,
 ) -> Result<MessageNumber, ReadFailure> {
+    let start = shape.row.first_m_id().previous();
+    let found = if shape.floor.arrived_by < at { shape.floor.point.mark.m_id } else { start };
+    last_before(engine, shape, appended, at, found, |kept| kept.by)
+}
+
+/// See [`LogStorage::accepted_before`](crate::LogStorage::accepted_before).
+pub(crate) fn accepted_before<E: Engine>(
+    engine: &E,
+    shape: &LogShape,
+    appended: MessageNumber,
+    at: WallTime,
+) -> Result<MessageNumber, ReadFailure> {
     let floor = shape.floor.point.mark.m_id;
-    let mut found =
-        if shape.floor.arrived_by < at { floor } else { shape.row.first_m_id().previous() };
+    last_before(engine, shape, appended, at, floor, |kept| kept.accepted_by)
+}
+
+/// See [`LogStorage::accepted_by`](crate::LogStorage::accepted_by).
+pub(crate) fn accepted_by<E: Engine>(
+    engine: &E,
+    log: LogNumber,
+    m_id: MessageNumber,
+) -> Result<Option<WallTime>, ReadFailure> {
+    let mut next = None;
+    let (lower, upper) = (arrival::key(log, m_id), arrival::end(log));
+    engine.scan(Table::Sparse, ScanFrom::LowerBound, &lower, &upper, &mut |key, value| {
+        next = Some(arrival::decode(key, value));
+        ControlFlow::Break(())
+    })?;
+    Ok(next.transpose()?.map(|kept| kept.accepted_by))
+}
+
+/// See [`LogStorage::missing_from`](crate::LogStorage::missing_from).
+pub(crate) fn missing_from(shape: &LogShape, from: MessageNumber) -> Option<Hole> {
+    let log = shape.row.log;
+    let floor = &shape.floor;
+    let from = from.max(shape.row.first_m_id());
+    if from <= floor.point.mark.m_id {
+        let (mut through, mut stamp) = (floor.point.mark, floor.stamp);
+        // A hole that begins right behind the floor is missing with it.
+        while let Some(end) = shape.holes.get(&through.m_id.next()) {
+            (through, stamp) = (end.point.mark, end.stamp);
+        }
+        return Some(Hole { log, from, through, stamp });
+    }
+    let end = shape.hole_around(from)?;
+    Some(Hole { log, from, through: end.point.mark, stamp: end.stamp })
+}
+
+/// The last message whose kept time is before `at`. Times do not fall along a log,
+/// so halving finds it. `found` is the answer when there is none.
+fn last_before<E: Engine>(
+    engine: &E,
+    shape: &LogShape,
+    appended: MessageNumber,
+    at: WallTime,
+    mut found: MessageNumber,
+    time_of: fn(&arrival::Arrival) -> WallTime,
+) -> Result<MessageNumber, ReadFailure> {
+    let floor = shape.floor.point.mark.m_id;
     // Every kept time up to `low` is early enough, every one above `high` is not.
     let (mut low, mut high) = (floor, appended);
     while low < high {
         let middle = MessageNumber::new(low.get() + (high.since(low)).div_ceil(2));
         match kept_arrival(engine, shape.number, middle)? {
-            Some(kept) if kept.m_id > low && kept.by < at => {
+            Some(kept) if kept.m_id > low && time_of(&kept) < at => {
                 found = kept.m_id;
                 low = middle;
             }

@@ -55,7 +55,7 @@ fn append_for_ever(folder: &str) {
     for batch in 0_u64.. {
         let entries = log.push_many(1 + batch as usize % 50, batch as usize % 700);
         let arrived_at = WallTime::new(batch);
-        storage.append(&AppendBatch { arrived_at, entries }).expect("appended");
+        storage.append(&AppendBatch::new(arrived_at, entries)).expect("appended");
         if batch % 3 == 0 {
             let mark = log.mark();
             storage.sync().expect("synced");

@@ -98,7 +98,7 @@ impl Image {
 fn append(storage: &RocksStorage, log: &mut TestLog, messages: usize, payload_bytes: usize) {
     let entries = log.push_many(messages, payload_bytes);
     let arrived_at = WallTime::new(1_000);
-    storage.append(&AppendBatch { arrived_at, entries }).expect("appended");
+    storage.append(&AppendBatch::new(arrived_at, entries)).expect("appended");
 }
 
 fn mark_of(recovery: &Recovery, log: &TestLog) -> Mark {

@@ -62,7 +62,7 @@ fn may_begin(topology: &Topology, node: NodeNumber, namespace: NamespaceNumber) 
 mod tests {
     use super::*;
     use crate::names::NamespaceName;
-    use crate::topology::{Founder, Namespace};
+    use crate::topology::{Founder, Namespace, Retention};
 
     const NAMESPACE: NamespaceNumber = NamespaceNumber::new(4);
 
@@ -73,6 +73,7 @@ mod tests {
             name: NamespaceName::parse("prices").expect("well-formed"),
             groups: Vec::new(),
             disk_cap_bytes: 0,
+            retention: Retention::default(),
             founders: founders.iter().map(founder).collect(),
         };
         Topology { namespaces: vec![namespace], ..Topology::default() }

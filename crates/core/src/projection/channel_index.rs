@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::identity::{LogName, MessageName, MessageNumber, NamespaceNumber};
 use crate::message::{MessageHead, MessageKind};
+use crate::replication::frames::TrimPoint;
 
 use super::{
     LayoutVersion, LoadError, LogPositions, ProjectedLog, Projection, ProjectionChanges,
@@ -42,6 +43,16 @@ impl ChannelHash {
     /// The hash of a name.
     pub fn of(channel: &str) -> Self {
         Self(xxh3_64(channel.as_bytes()))
+    }
+
+    /// Wraps the raw hash.
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw hash.
+    pub const fn get(self) -> u64 {
+        self.0
     }
 }
 
@@ -141,6 +152,19 @@ pub fn contents_through(log: &LogName) -> IndexScan {
 pub fn is_within_floor(contents_key: &[u8], floor: MessageNumber) -> Result<bool, LoadError> {
     let segment = ContentsKey::decode(contents_key)?.segment;
     Ok(segment <= SegmentNumber::of(floor))
+}
+
+/// Where all trim points of a namespace are: what travels with its base. Each pair
+/// is read by [`decode_any_trim_point`].
+pub fn all_trim_points(namespace: NamespaceNumber) -> IndexScan {
+    IndexScan { prefix: TrimPointKey::of_namespace(namespace), after: None }
+}
+
+/// Reads a trim point with its channel.
+pub fn decode_any_trim_point(key: &[u8], value: &[u8]) -> Result<TrimPoint, LoadError> {
+    let TrimPointKey { channel, log } = TrimPointKey::decode(key)?;
+    let m_id = decode_trim_point(key, value)?.m_id;
+    Ok(TrimPoint { log, channel, m_id })
 }
 
 /// Where a channel's trim points are in a namespace, one a log. Each pair is read
@@ -306,6 +330,15 @@ impl ChannelIndex {
             recent.retain(|recent| recent.number.last() > floor);
         }
         Ok(())
+    }
+
+    /// Merges a trim point that was received with a base: a log's newest message of
+    /// the channel that may be missing. `held` is what is stored of the same.
+    pub fn merge_trim_point(&mut self, point: &TrimPoint, held: Option<MessageNumber>) {
+        let key = TrimPointKey { channel: point.channel, log: point.log };
+        let newest = held.unwrap_or_default().max(point.m_id);
+        let merged = self.trim_points.entry(key).or_default();
+        *merged = newest.max(*merged);
     }
 
     fn trim_segment(

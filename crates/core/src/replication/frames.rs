@@ -14,6 +14,7 @@ use crate::identity::{
 };
 use crate::limits::WINDOW_BYTES_PER_MESSAGE;
 use crate::names::{NodeName, RegionName};
+use crate::projection::channel_index::ChannelHash;
 use crate::topology::Topology;
 
 /// The version of the stream's rules that this build speaks. Builds of another
@@ -134,6 +135,9 @@ pub struct Frame {
     pub previous_hash: ChainHash,
     /// Milliseconds since the first message was accepted by its origin.
     pub age_milliseconds: u64,
+    /// Milliseconds since the last message had surely been accepted by its origin: it
+    /// is at least so old. 0 where nobody knows.
+    pub last_age_milliseconds: u64,
     /// The encoded messages, unchanged since their origin.
     pub sends: Vec<Bytes>,
 }
@@ -179,8 +183,22 @@ pub struct BaseEntries {
     pub namespace: NamespaceNumber,
     /// Encoded directory entries.
     pub directory: Vec<Bytes>,
+    /// Of the logs that were trimmed: what readers of single channels missed.
+    pub trim_points: Vec<TrimPoint>,
     /// Whether the base is complete with these.
     pub last: bool,
+}
+
+/// The newest message of a channel that a log no longer has, or one that is not
+/// older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrimPoint {
+    /// The log.
+    pub log: LogName,
+    /// The channel, short.
+    pub channel: ChannelHash,
+    /// The message.
+    pub m_id: MessageNumber,
 }
 
 /// A fact: what one opening of a member holds durably (METHOD M9). Cumulative,
@@ -235,10 +253,19 @@ pub struct Refused {
 }
 
 /// "Nothing else": all that was announced is all there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The speaker's wall clock.
     pub wall_clock: WallTime,
+    /// Now and then: what the speaker's logs and channels come to.
+    pub namespaces: Vec<NamespaceDigest>,
+}
+
+impl Heartbeat {
+    /// One that says nothing of namespaces.
+    pub const fn at(wall_clock: WallTime) -> Self {
+        Self { wall_clock, namespaces: Vec::new() }
+    }
 }
 
 /// What the caller of a stream says.

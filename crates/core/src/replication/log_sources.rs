@@ -1,11 +1,20 @@
 //! Which peer serves us which log: one at a time, chosen from what is offered on
-//! all streams. The origin first, else a sibling in our region, so that one WAN
-//! copy serves the region, else whoever offers more: that is relay around a
-//! broken link, and the tail of a dead origin. A server that makes no progress
-//! for two seconds while another has more is replaced.
+//! all streams. Whoever still has what we lack goes before one that has trimmed
+//! it. Then the carrier of our region, the origin, a sibling, and whoever offers
+//! more: that is relay around a broken link, and the tail of a dead origin. A
+//! server that makes no progress for two seconds while another has more is
+//! replaced.
+//!
+//! **One WAN copy per region.** Of the siblings that hold a log of another region
+//! one is its *carrier*, the same for all of them by a hash of log and node: it
+//! takes the log from the origin, the others take it from the carrier. They go to
+//! the origin themselves while the carrier is away or stalls. The carrier never
+//! prefers a sibling, so nobody waits in a circle.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Moment;
 use crate::identity::{LogName, MemberOpening, MessageNumber, NodeNumber};
@@ -50,6 +59,24 @@ enum Nearness {
     Elsewhere,
     Sibling,
     Origin,
+    /// The sibling that takes this log over the WAN for the region.
+    Carrier,
+}
+
+/// What a peer has of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Offered {
+    tip: MessageNumber,
+    /// The last message it has trimmed.
+    floor: MessageNumber,
+}
+
+/// How good a server is for what we lack, the best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// It has all that we lack up to its tip: no hole comes from it.
+    is_whole: bool,
+    nearness: Nearness,
 }
 
 #[derive(Clone, Debug)]
@@ -62,8 +89,8 @@ struct Peer {
 struct LogState {
     /// The last message appended here, or the number before the log's first.
     appended: MessageNumber,
-    /// The tips offered by connected peers.
-    offers: BTreeMap<NodeNumber, MessageNumber>,
+    /// What connected peers offer.
+    offers: BTreeMap<NodeNumber, Offered>,
     server: Option<NodeNumber>,
     /// Servers that stalled, until then; without an end those that cannot serve
     /// it on their present stream.
@@ -76,6 +103,11 @@ struct LogState {
 impl LogState {
     fn is_avoided(&self, node: NodeNumber) -> bool {
         self.avoided.contains_key(&node)
+    }
+
+    fn rank(&self, node: NodeNumber, nearness: Nearness) -> Rank {
+        let offered = self.offers.get(&node).copied().unwrap_or_default();
+        Rank { is_whole: offered.floor <= self.appended, nearness }
     }
 }
 
@@ -145,8 +177,9 @@ impl LogSources {
         // A log goes on from its highest parent's number.
         let start = offer.parents.iter().map(|parent| parent.m_id).max().unwrap_or_default();
         state.appended = state.appended.max(start);
-        let tip = state.offers.entry(node).or_default();
-        *tip = offer.tip.m_id.max(*tip);
+        let offered = state.offers.entry(node).or_default();
+        offered.tip = offer.tip.m_id.max(offered.tip);
+        offered.floor = offer.floor.max(offered.floor);
         self.reconsider(now, &log);
         true
     }
@@ -160,8 +193,8 @@ impl LogSources {
         state.appended = m_id;
         state.behind_since = None;
         // Frames come before the announcement of what is in them.
-        if let Some(tip) = state.server.and_then(|server| state.offers.get_mut(&server)) {
-            *tip = m_id.max(*tip);
+        if let Some(offered) = state.server.and_then(|server| state.offers.get_mut(&server)) {
+            offered.tip = m_id.max(offered.tip);
         }
         self.reconsider(now, log);
     }
@@ -230,7 +263,7 @@ impl LogSources {
     /// How far any connected peer holds a log.
     #[cfg(test)]
     fn best_offer(&self, log: &LogName) -> Option<MessageNumber> {
-        self.logs.get(log)?.offers.values().max().copied()
+        self.logs.get(log)?.offers.values().map(|offered| offered.tip).max()
     }
 
     /// Looks again at who should serve a log, and when to look next.
@@ -238,10 +271,26 @@ impl LogSources {
         let Some(state) = self.logs.get_mut(log) else { return };
         state.avoided.retain(|_, until| until.is_none_or(|until| until > now));
 
-        let nearness = |node: NodeNumber| match self.peers.get(&node) {
-            _ if node == log.origin => Nearness::Origin,
-            Some(peer) if peer.region == self.region => Nearness::Sibling,
-            _ => Nearness::Elsewhere,
+        let is_sibling =
+            |node: NodeNumber| self.peers.get(&node).is_some_and(|peer| peer.region == self.region);
+        // A log of our own region is taken from its origin by everybody.
+        let is_ours = log.origin == self.me.node || is_sibling(log.origin);
+        let carrier = (!is_ours).then(|| {
+            let siblings = state.offers.keys().copied().filter(|node| is_sibling(*node));
+            let candidates = siblings.filter(|node| !state.is_avoided(*node));
+            candidates.chain([self.me.node]).min_by_key(|node| (lot(log, *node), *node))
+        });
+        let carrier = carrier.flatten();
+        let nearness = |node: NodeNumber| {
+            if carrier == Some(node) {
+                Nearness::Carrier
+            } else if node == log.origin {
+                Nearness::Origin
+            } else if is_sibling(node) {
+                Nearness::Sibling
+            } else {
+                Nearness::Elsewhere
+            }
         };
         let wish = choose(state, nearness);
         let mut server = state.server.or(wish);
@@ -249,10 +298,12 @@ impl LogSources {
             // One that stalled comes back when its penalty is over, also where
             // nobody else is level with us.
             && !state.is_avoided(wished)
-            && nearness(wished) > nearness(current)
+            && state.rank(wished, nearness(wished)) > state.rank(current, nearness(current))
             // Two siblings that both see the other ahead must not come to wait
             // for each other: only the higher number moves to the lower.
-            && (nearness(wished) == Nearness::Origin || wished < self.me.node)
+            && (nearness(wished) >= Nearness::Origin
+                || nearness(wished) == nearness(current)
+                || wished < self.me.node)
         {
             server = wish;
         }
@@ -261,10 +312,13 @@ impl LogSources {
             state
                 .offers
                 .iter()
-                .filter(|(node, tip)| {
-                    Some(**node) != server && **tip > state.appended && !state.is_avoided(**node)
+                .filter(|(node, offered)| {
+                    let is_other = Some(**node) != server && !state.is_avoided(**node);
+                    is_other && offered.tip > state.appended
                 })
-                .max_by_key(|(node, tip)| (nearness(**node), **tip, Reverse(**node)))
+                .max_by_key(|(node, offered)| {
+                    (state.rank(**node, nearness(**node)), offered.tip, Reverse(**node))
+                })
                 .map(|(node, _)| *node)
         };
         if server != state.server {
@@ -306,20 +360,31 @@ impl LogSources {
     }
 }
 
-/// The best server by what is offered now. The origin needs only to be level
-/// with us, since what is new comes from there; others have to have more. Stalled
-/// servers come last.
+/// The place of a node among the siblings that could carry a log: another one for
+/// each log, so that the region's nodes share the work.
+fn lot(log: &LogName, node: NodeNumber) -> u64 {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&log.incarnation.get().to_be_bytes());
+    bytes[8..12].copy_from_slice(&log.namespace.get().to_be_bytes());
+    bytes[12..].copy_from_slice(&node.get().to_be_bytes());
+    xxh3_64(&bytes)
+}
+
+/// The best server by what is offered now. The carrier and the origin need only to
+/// be level with us, since what is new comes from there; others have to have more.
+/// Stalled servers come last.
 fn choose(state: &LogState, nearness: impl Fn(NodeNumber) -> Nearness) -> Option<NodeNumber> {
     state
         .offers
         .iter()
-        .filter(|(node, tip)| {
-            let is_level = **tip == state.appended && nearness(**node) == Nearness::Origin;
+        .filter(|(node, offered)| {
+            let is_level = offered.tip == state.appended && nearness(**node) >= Nearness::Origin;
             let can_serve = state.avoided.get(node) != Some(&None);
-            can_serve && (**tip > state.appended || is_level)
+            can_serve && (offered.tip > state.appended || is_level)
         })
-        .max_by_key(|(node, tip)| {
-            (!state.is_avoided(**node), nearness(**node), **tip, Reverse(**node))
+        .max_by_key(|(node, offered)| {
+            let rank = state.rank(**node, nearness(**node));
+            (!state.is_avoided(**node), rank, offered.tip, Reverse(**node))
         })
         .map(|(node, _)| *node)
 }

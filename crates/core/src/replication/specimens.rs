@@ -154,6 +154,7 @@ impl ServedLog {
             first_m_id: from,
             previous_hash: self.mark_at(from.previous())?.hash,
             age_milliseconds: 0,
+            last_age_milliseconds: 0,
             sends: Vec::new(),
         };
         let mut m_id = from;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use super::{Founder, Group, Namespace, Node, NodeState, Topology};
+use super::{Founder, Group, Namespace, Node, NodeState, Retention, Topology};
 use crate::identity::{FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion};
 use crate::limits::{
     MAX_ADDRESS_BYTES, MAX_GROUPS, MAX_GROUPS_PER_MESSAGE, MAX_NAMESPACES, MAX_NODES, MAX_REGIONS,
@@ -250,6 +250,7 @@ pub fn create_namespace(
         name: name.clone(),
         groups: groups.into_iter().collect(),
         disk_cap_bytes,
+        retention: Retention::default(),
         founders: Vec::new(),
     });
     let founders: Vec<Founder> = next
@@ -286,6 +287,18 @@ pub fn update_namespace(
     }
     let number = namespace.number;
     check_placement(&next, number)?;
+    Ok(raised_if_changed(topology, next))
+}
+
+/// Sets how long a namespace keeps its messages. Members trim by it from the next
+/// look on.
+pub fn set_retention(
+    topology: &Topology,
+    name: &NamespaceName,
+    retention: Retention,
+) -> Result<Topology, EditError> {
+    let mut next = topology.clone();
+    namespace_mut(&mut next, name)?.retention = retention;
     Ok(raised_if_changed(topology, next))
 }
 

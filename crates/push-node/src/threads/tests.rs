@@ -14,7 +14,7 @@ use interlock_core::identity::{
     ShardNumber, TopologyVersion,
 };
 use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
-use interlock_core::topology::{Group, Namespace, Node, NodeState, Topology};
+use interlock_core::topology::{Group, Namespace, Node, NodeState, Retention, Topology};
 use interlock_storage::{
     LogStorage as _, Loss, MemoryDisk, MemoryStorage, ProjectionKind, Recovery, Ticket,
 };
@@ -67,6 +67,7 @@ fn topology() -> Topology {
             name: NamespaceName::parse("demo").expect("a name"),
             groups: vec![group],
             disk_cap_bytes: 0,
+            retention: Retention::default(),
             founders: Vec::new(),
         }],
     }

@@ -11,11 +11,12 @@ use interlock_core::identity::{
 };
 use interlock_core::limits::{
     MAX_BASE_ENTRIES_PER_FRAME, MAX_FRAME_MESSAGES, MAX_MARKS_PER_FRAME, MAX_NACK_DETAIL_BYTES,
-    MAX_NAMESPACES, MAX_OFFERS_PER_FRAME, MAX_SEND_BYTES,
+    MAX_NAMESPACES, MAX_OFFERS_PER_FRAME, MAX_SEND_BYTES, MAX_TRIM_POINTS_PER_FRAME,
 };
+use interlock_core::projection::channel_index::ChannelHash;
 use interlock_core::replication::frames::{
     BaseEntries, Fact, Frame, Heartbeat, Hello, Hole, LogOffer, Member, Nack, NackReason,
-    NamespaceDigest, Offer, ReceiverFrame, Refused, SenderFrame, Unwant, Want, Welcome,
+    NamespaceDigest, Offer, ReceiverFrame, Refused, SenderFrame, TrimPoint, Unwant, Want, Welcome,
 };
 
 use super::identity::{
@@ -327,6 +328,7 @@ impl IntoCore for v1::Frame {
             first_m_id,
             previous_hash: chain_hash(&self.previous_hash, "previous_hash")?,
             age_milliseconds: self.age,
+            last_age_milliseconds: self.last_age,
             sends: self.sends,
         })
     }
@@ -341,6 +343,7 @@ impl IntoWire for Frame {
             first_m_id: self.first_m_id.get(),
             previous_hash: hash_bytes(self.previous_hash),
             age: self.age_milliseconds,
+            last_age: self.last_age_milliseconds,
             sends: self.sends,
         }
     }
@@ -383,9 +386,11 @@ impl IntoCore for v1::BaseEntries {
 
     fn into_core(self) -> Result<BaseEntries, InvalidField> {
         at_most(self.directory.len(), MAX_BASE_ENTRIES_PER_FRAME, "directory")?;
+        at_most(self.trim_points.len(), MAX_TRIM_POINTS_PER_FRAME, "trim_points")?;
         Ok(BaseEntries {
             namespace: NamespaceNumber::new(self.namespace),
             directory: self.directory,
+            trim_points: repeated(self.trim_points, "trim_points")?,
             last: self.last,
         })
     }
@@ -398,7 +403,32 @@ impl IntoWire for BaseEntries {
         v1::BaseEntries {
             namespace: self.namespace.get(),
             directory: self.directory,
+            trim_points: self.trim_points.into_iter().map(IntoWire::into_wire).collect(),
             last: self.last,
+        }
+    }
+}
+
+impl IntoCore for v1::TrimPoint {
+    type Core = TrimPoint;
+
+    fn into_core(self) -> Result<TrimPoint, InvalidField> {
+        Ok(TrimPoint {
+            log: required(self.log, "log")?,
+            channel: ChannelHash::new(self.channel_hash),
+            m_id: message_number(self.m_id, "m_id")?,
+        })
+    }
+}
+
+impl IntoWire for TrimPoint {
+    type Wire = v1::TrimPoint;
+
+    fn into_wire(self) -> v1::TrimPoint {
+        v1::TrimPoint {
+            log: Some(self.log.into_wire()),
+            channel_hash: self.channel.get(),
+            m_id: self.m_id.get(),
         }
     }
 }
@@ -498,7 +528,11 @@ impl IntoCore for v1::Heartbeat {
     type Core = Heartbeat;
 
     fn into_core(self) -> Result<Heartbeat, InvalidField> {
-        Ok(Heartbeat { wall_clock: WallTime::new(self.wall_clock) })
+        at_most(self.namespaces.len(), MAX_NAMESPACES, "namespaces")?;
+        Ok(Heartbeat {
+            wall_clock: WallTime::new(self.wall_clock),
+            namespaces: repeated(self.namespaces, "namespaces")?,
+        })
     }
 }
 
@@ -506,6 +540,9 @@ impl IntoWire for Heartbeat {
     type Wire = v1::Heartbeat;
 
     fn into_wire(self) -> v1::Heartbeat {
-        v1::Heartbeat { wall_clock: self.wall_clock.get() }
+        v1::Heartbeat {
+            wall_clock: self.wall_clock.get(),
+            namespaces: self.namespaces.into_iter().map(IntoWire::into_wire).collect(),
+        }
     }
 }

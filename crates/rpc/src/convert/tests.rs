@@ -120,6 +120,7 @@ fn sender_frames() -> Vec<SenderFrame> {
             first_m_id: MessageNumber::new(10),
             previous_hash: mark(9).hash,
             age_milliseconds: 17,
+            last_age_milliseconds: 0,
             sends: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
         }),
         SenderFrame::Hole(Hole {
@@ -134,7 +135,7 @@ fn sender_frames() -> Vec<SenderFrame> {
             last: true,
         }),
         SenderFrame::Topology(Arc::new(topology())),
-        SenderFrame::Heartbeat(Heartbeat { wall_clock: WallTime::new(5) }),
+        SenderFrame::Heartbeat(Heartbeat::at(WallTime::new(5))),
         SenderFrame::RelayedAck(Fact { opening: member().opening, marks: vec![(log(), mark(3))] }),
         SenderFrame::Refused(Refused { log: log(), through: MessageNumber::new(8), version }),
     ]
@@ -170,7 +171,7 @@ fn receiver_frames() -> Vec<ReceiverFrame> {
         nack(NackReason::ContentDiffers),
         nack(NackReason::Invalid),
         ReceiverFrame::Refused(Refused { log: log(), through: MessageNumber::new(8), version }),
-        ReceiverFrame::Heartbeat(Heartbeat { wall_clock: WallTime::new(5) }),
+        ReceiverFrame::Heartbeat(Heartbeat::at(WallTime::new(5))),
         ReceiverFrame::Topology(Arc::new(topology())),
     ]
 }

@@ -5,7 +5,9 @@ use interlock_core::identity::{FencingToken, GroupNumber, NamespaceNumber, NodeN
 use interlock_core::limits::{
     MAX_ADDRESS_BYTES, MAX_GROUPS, MAX_GROUPS_PER_MESSAGE, MAX_NAMESPACES, MAX_NODES, MAX_REGIONS,
 };
-use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Topology};
+use interlock_core::topology::{
+    Founder, Group, Namespace, Node, NodeState, Retention, Topology, WhenFull,
+};
 
 use super::identity::{group_name, namespace_name, node_name, region_name, topology_version};
 use super::{IntoCore, IntoWire, InvalidField, at_most, repeated};
@@ -142,6 +144,35 @@ pub fn address(text: String, field: &str) -> Result<String, InvalidField> {
     Ok(text)
 }
 
+impl IntoCore for v1::Retention {
+    type Core = Retention;
+
+    fn into_core(self) -> Result<Retention, InvalidField> {
+        let when_full = match v1::WhenFull::try_from(self.when_full) {
+            Ok(v1::WhenFull::Unspecified | v1::WhenFull::Refuse) => WhenFull::Refuse,
+            Ok(v1::WhenFull::Release) => WhenFull::Release,
+            Err(_) => return Err(InvalidField::new("when_full", "is not known to this build")),
+        };
+        Ok(Retention { age_seconds: self.age_seconds, bytes: self.bytes, when_full })
+    }
+}
+
+impl IntoWire for Retention {
+    type Wire = v1::Retention;
+
+    fn into_wire(self) -> v1::Retention {
+        let when_full = match self.when_full {
+            WhenFull::Refuse => v1::WhenFull::Refuse,
+            WhenFull::Release => v1::WhenFull::Release,
+        };
+        v1::Retention {
+            age_seconds: self.age_seconds,
+            bytes: self.bytes,
+            when_full: when_full.into(),
+        }
+    }
+}
+
 impl IntoCore for v1::Namespace {
     type Core = Namespace;
 
@@ -158,6 +189,7 @@ impl IntoCore for v1::Namespace {
                 .map(|(index, group)| group_name(group, &format!("groups[{index}]")))
                 .collect::<Result<_, _>>()?,
             disk_cap_bytes: self.disk_cap_bytes,
+            retention: self.retention.unwrap_or_default().into_core()?,
             founders: self
                 .founders
                 .into_iter()
@@ -179,6 +211,7 @@ impl IntoWire for &Namespace {
             name: self.name.as_str().to_owned(),
             groups: self.groups.iter().map(|group| group.as_str().to_owned()).collect(),
             disk_cap_bytes: self.disk_cap_bytes,
+            retention: Some(self.retention.into_wire()),
             founders: self
                 .founders
                 .iter()

@@ -29,7 +29,7 @@ impl Process {
                 self.outputs.push(Output::Transmit(stream, Cargo::Receiver(frame)));
             }
             ReceiverAction::TransmitHeartbeat => {
-                let frame = ReceiverFrame::Heartbeat(Heartbeat { wall_clock: self.wall });
+                let frame = ReceiverFrame::Heartbeat(Heartbeat::at(self.wall));
                 self.outputs.push(Output::Transmit(stream, Cargo::Receiver(frame)));
             }
             ReceiverAction::PeerIntroduced(hello) => self.introduce(stream, &hello, random),

@@ -28,7 +28,7 @@ impl Process {
             SenderAction::Transmit(frame) => self.transmit_to(peer, frame),
             SenderAction::TransmitHeartbeat => {
                 let wall_clock = self.wall;
-                self.transmit_to(peer, SenderFrame::Heartbeat(Heartbeat { wall_clock }));
+                self.transmit_to(peer, SenderFrame::Heartbeat(Heartbeat::at(wall_clock)));
             }
             SenderAction::ReadAndSend {
                 log,
@@ -121,7 +121,14 @@ impl Process {
             }
             _ => 0,
         };
-        let frame = Frame { log, first_m_id: from, previous_hash, age_milliseconds, sends };
+        let frame = Frame {
+            log,
+            first_m_id: from,
+            previous_hash,
+            age_milliseconds,
+            last_age_milliseconds: 0,
+            sends,
+        };
         Ok(Some((frame, last)))
     }
 

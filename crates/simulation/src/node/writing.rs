@@ -81,7 +81,7 @@ impl Process {
         if entries.is_empty() && answers.is_empty() {
             return Ok(());
         }
-        let batch = AppendBatch { arrived_at: self.wall, entries };
+        let batch = AppendBatch::new(self.wall, entries);
         if !batch.entries.is_empty() {
             self.ticket = self.storage.append(&batch)?;
         }

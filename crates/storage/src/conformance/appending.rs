@@ -17,7 +17,7 @@ pub(crate) fn what_is_appended_can_be_read<D: TestDisk>() {
         for _ in 0..round {
             entries.extend(logs.iter_mut().map(|log| log.push(round)));
         }
-        let ticket = storage.append(&AppendBatch { arrived_at: WallTime::new(1), entries });
+        let ticket = storage.append(&AppendBatch::new(WallTime::new(1), entries));
         assert_eq!(ticket.expect("appended").get(), round as u64);
     }
     for log in &logs {
@@ -25,7 +25,7 @@ pub(crate) fn what_is_appended_can_be_read<D: TestDisk>() {
     }
     let ticket = storage.sync().expect("synced");
     assert_eq!(ticket.get(), 39);
-    let empty = AppendBatch { arrived_at: WallTime::new(1), entries: Vec::new() };
+    let empty = AppendBatch::new(WallTime::new(1), Vec::new());
     assert_eq!(storage.append(&empty), Ok(ticket));
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn a_batch_is_all_or_nothing<D: TestDisk>() {
     let mut other = TestLog::new(log_name(1, 2, 7));
     let [good, skipped, late] = [ahead.push(1), ahead.push(1), ahead.push(1)];
     let entries = vec![other.push(1), good.clone(), late];
-    let refused = storage.append(&AppendBatch { arrived_at: WallTime::new(1), entries });
+    let refused = storage.append(&AppendBatch::new(WallTime::new(1), entries));
     let (expected, found) = (skipped.m_id, m_id(6));
     assert_eq!(refused, Err(StorageError::NotContiguous { log: name, expected, found }));
     check_log(&storage, &log, log.start());
@@ -77,7 +77,7 @@ pub(crate) fn a_batch_is_all_or_nothing<D: TestDisk>() {
     let mut second = other.entries[0].clone();
     second.row = None;
     let entries = vec![good, second];
-    let refused = storage.append(&AppendBatch { arrived_at: WallTime::new(1), entries });
+    let refused = storage.append(&AppendBatch::new(WallTime::new(1), entries));
     assert_eq!(refused, Err(StorageError::UnknownLog { log: other.name() }));
     check_log(&storage, &log, log.start());
 
@@ -91,7 +91,7 @@ pub(crate) fn large_messages_are_kept_whole<D: TestDisk>() {
     let mut log = TestLog::new(log_name(1, 1, 7));
     for bytes in [0, 1, 127, 128, 65_000, 70_000, 1_000_000, 3] {
         let entries = vec![log.push(bytes), log.push(bytes / 2)];
-        storage.append(&AppendBatch { arrived_at: WallTime::new(1), entries }).expect("appended");
+        storage.append(&AppendBatch::new(WallTime::new(1), entries)).expect("appended");
     }
     check_log(&storage, &log, log.start());
 }

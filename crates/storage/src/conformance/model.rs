@@ -95,7 +95,7 @@ fn play<D: TestDisk>(steps: &[Step]) {
             Step::Append(choices) => {
                 let entries = choices.iter().map(|log| model.logs[*log].push(30)).collect();
                 let arrived_at = WallTime::new(1_000);
-                storage.append(&AppendBatch { arrived_at, entries }).expect("appended");
+                storage.append(&AppendBatch::new(arrived_at, entries)).expect("appended");
             }
             Step::Sync => {
                 storage.sync().expect("synced");

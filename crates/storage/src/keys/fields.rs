@@ -86,6 +86,10 @@ impl<'a> FieldReader<'a> {
         Ok(*taken)
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
         Ok(u8::from_be_bytes(self.array()?))
     }

@@ -45,7 +45,7 @@ const ACCEPT_LOSS: OpenOptions = OpenOptions { accept_loss: true };
 fn append(storage: &MemoryStorage, log: &mut TestLog, messages: usize) {
     let entries = log.push_many(messages, 20);
     let arrived_at = WallTime::new(1_000);
-    storage.append(&AppendBatch { arrived_at, entries }).expect("appended");
+    storage.append(&AppendBatch::new(arrived_at, entries)).expect("appended");
 }
 
 fn recovered(recovery: &Recovery, log: &TestLog) -> Option<Mark> {
@@ -171,7 +171,7 @@ fn crash_and_open(loss: Loss, choices: &[usize], syncs: &[bool]) {
     goes_on.entries = other.entries[..usize::try_from(kept.get()).expect("small")].to_vec();
     for bytes in 1..300 {
         let entries = vec![goes_on.push(bytes)];
-        storage.append(&AppendBatch { arrived_at: WallTime::new(1), entries }).expect("appended");
+        storage.append(&AppendBatch::new(WallTime::new(1), entries)).expect("appended");
     }
     storage.sync().expect("synced");
     drop(storage);
@@ -358,7 +358,7 @@ fn a_failed_handle_refuses_everything() {
         append(&storage, &mut log, 10);
         storage.sync().expect("synced");
         let entries = vec![log.push(3)];
-        let batch = AppendBatch { arrived_at: WallTime::new(1), entries };
+        let batch = AppendBatch::new(WallTime::new(1), entries);
         let failed = if is_sync {
             storage.append(&batch).expect("appended");
             disk.fail_next_sync();

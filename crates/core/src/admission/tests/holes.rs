@@ -161,7 +161,12 @@ fn a_base_is_merged_whole_or_not_at_all() {
     origin.delete(EVERYWHERE, "gone").unwrap();
     let held: &Directory = origin.admission.directory(EVERYWHERE).unwrap();
     let entries: Vec<Bytes> = held.entries().map(|entry| entry.encode()).collect();
-    let base = |namespace, directory| BaseEntries { namespace, directory, last: true };
+    let base = |namespace, directory| BaseEntries {
+        namespace,
+        directory,
+        trim_points: Vec::new(),
+        last: true,
+    };
 
     let mut member = Member::new(3, 33);
     let mut broken = entries.clone();

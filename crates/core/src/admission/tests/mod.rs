@@ -15,7 +15,7 @@ use crate::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
 use crate::replication::frames::Frame;
 use crate::replication::log_table::ChainHistory;
 use crate::replication::rows::Row;
-use crate::topology::{Founder, Group, Namespace, Node, NodeState};
+use crate::topology::{Founder, Group, Namespace, Node, NodeState, Retention};
 
 mod channels;
 mod convergence;
@@ -57,6 +57,7 @@ fn topology() -> Arc<Topology> {
         name: NamespaceName::parse(&format!("namespace-{number}")).expect("well-formed"),
         groups: vec![group_name(group)],
         disk_cap_bytes: 0,
+        retention: Retention::default(),
         founders: vec![Founder { node: NodeNumber::new(1), opened: false }],
     };
     let group = |number: u32, name: &str, regions: &[u32]| Group {
@@ -276,6 +277,7 @@ impl Member {
             first_m_id: entries.first()?.m_id,
             previous_hash: stored.mark(skip).hash,
             age_milliseconds: 0,
+            last_age_milliseconds: 0,
             sends: entries.iter().map(|entry| entry.bytes.clone()).collect(),
         })
     }

@@ -421,7 +421,14 @@ fn impossible_rows_are_invalid() {
         let first = Message { m_id: m_id.next(), parents: parents.clone(), ..first };
         let previous_hash = ChainHash::of_parents(&parents);
         let sends = vec![first.encode()];
-        Frame { log, first_m_id: m_id.next(), previous_hash, age_milliseconds: 0, sends }
+        Frame {
+            log,
+            first_m_id: m_id.next(),
+            previous_hash,
+            age_milliseconds: 0,
+            last_age_milliseconds: 0,
+            sends,
+        }
     };
     // A parent's message that lies before that parent's first.
     let frame = with_parent(child.incarnation, 2, 55);

@@ -46,6 +46,13 @@ impl TrimPointKey {
         Self::begin(namespace, channel).finish()
     }
 
+    /// What the keys of a namespace begin with.
+    pub(super) fn of_namespace(namespace: NamespaceNumber) -> Bytes {
+        let mut key = KeyWriter::new(TAG);
+        key.u32(namespace.get());
+        key.finish()
+    }
+
     /// What all keys begin with.
     pub(super) fn all() -> Bytes {
         KeyWriter::new(TAG).finish()

@@ -353,6 +353,7 @@ fn any_frame() -> impl Strategy<Value = SenderFrame> {
                 first_m_id: first,
                 previous_hash: ChainHash::EMPTY,
                 age_milliseconds: u64::MAX,
+                last_age_milliseconds: 0,
                 sends: sizes.into_iter().map(|size| Bytes::from(vec![1; size])).collect(),
             })
         }),
@@ -370,7 +371,7 @@ fn any_frame() -> impl Strategy<Value = SenderFrame> {
                 marks: vec![(log(), mark)],
             })
         }),
-        Just(SenderFrame::Heartbeat(Heartbeat { wall_clock: WallTime::new(u64::MAX) })),
+        Just(SenderFrame::Heartbeat(Heartbeat::at(WallTime::new(u64::MAX)))),
     ]
 }
 

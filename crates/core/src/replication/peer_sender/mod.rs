@@ -4,7 +4,8 @@
 //! acknowledged, however long that takes.
 //!
 //! The driver carries out [`SenderAction`]s in order. A [`SenderAction::ReadAndSend`]
-//! is answered with [`PeerSender::handle_frame_sent`], or with
+//! is answered with [`PeerSender::handle_frame_sent`], with
+//! [`PeerSender::handle_trimmed`] where the base has to go first, or with
 //! [`PeerSender::handle_nothing_sent`] when nothing could be read.
 
 mod actions;
@@ -25,7 +26,9 @@ use self::announcements::{FactQueue, OfferQueue};
 pub use self::progress::ProgressState;
 use self::served_logs::{OfferNews, ServedLogs};
 use crate::clock::Moment;
-use crate::identity::{LogName, Mark, MemberOpening, MessageNumber, TopologyVersion};
+use crate::identity::{
+    LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber, TopologyVersion,
+};
 use crate::limits::{MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME};
 use crate::replication::frames::{
     Fact, Hello, LogOffer, Nack, Offer, PROTOCOL_VERSION, ReceiverFrame, Refused, SenderFrame,
@@ -177,6 +180,21 @@ impl PeerSender {
     pub fn handle_nothing_sent(&mut self, now: Moment, log: &LogName) {
         self.now = now;
         self.logs.nothing_sent(now, log);
+    }
+
+    /// What a [`SenderAction::ReadAndSend`] asked for is trimmed, and the base of
+    /// the namespace has not been sent on this stream as of that floor. The log
+    /// waits for [`Self::handle_base_sent`].
+    pub fn handle_trimmed(&mut self, now: Moment, log: &LogName) {
+        self.now = now;
+        self.logs.awaits_base(now, log);
+    }
+
+    /// The whole base of a namespace is on the stream: what waits for it is read
+    /// again, and holes may go out.
+    pub fn handle_base_sent(&mut self, now: Moment, namespace: NamespaceNumber) {
+        self.now = now;
+        self.logs.base_sent(now, namespace);
     }
 
     /// The moment that [`Self::poll_timeout`] named has come.

@@ -26,6 +26,8 @@ pub enum ProgressState {
     /// It could not be read here, or the receiver is about to learn that it is a
     /// member; the timer tries again.
     Paused,
+    /// What it wants is trimmed here: the base of the namespace goes first.
+    AwaitingBase,
     /// The receiver is no member of the namespace by this version.
     Refused(TopologyVersion),
     /// The receiver cannot take it as it is.
@@ -293,6 +295,13 @@ impl LogProgress {
         let freed = self.become_probe(from);
         self.state = ProgressState::Paused;
         self.backoff = self.backoff.raised();
+        freed
+    }
+
+    /// What is next is trimmed: it goes on when the base was sent.
+    pub(super) fn become_awaiting_base(&mut self) -> u64 {
+        let freed = self.become_probe(self.next);
+        self.state = ProgressState::AwaitingBase;
         freed
     }
 

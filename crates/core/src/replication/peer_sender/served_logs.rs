@@ -11,7 +11,7 @@ use super::retransmission_timer::{Jitter, RoundTrip};
 use super::turns::Turns;
 use super::window::{Urgency, Window};
 use crate::clock::Moment;
-use crate::identity::{LogName, Mark, MessageNumber, TopologyVersion};
+use crate::identity::{LogName, Mark, MessageNumber, NamespaceNumber, TopologyVersion};
 use crate::limits::MAX_FRAME_MESSAGES;
 use crate::replication::frames::{LogOffer, Nack, NackReason};
 
@@ -137,6 +137,30 @@ impl ServedLogs {
         if progress.is_sendable() && !progress.is_in_flight() {
             self.change(now, log, |progress| progress.become_paused(progress.next()));
             self.arm(now, log);
+        }
+    }
+
+    /// What was to be read is trimmed, and its base has not been sent.
+    pub(super) fn awaits_base(&mut self, now: Moment, log: &LogName) {
+        let Some(progress) = self.logs.get_mut(log) else { return };
+        self.window.settle(progress.read_settled());
+        if progress.is_sendable() {
+            self.change(now, log, LogProgress::become_awaiting_base);
+        }
+    }
+
+    /// The base of a namespace is on the stream: its logs go on.
+    pub(super) fn base_sent(&mut self, now: Moment, namespace: NamespaceNumber) {
+        let waiting: Vec<LogName> = self
+            .logs
+            .iter()
+            .filter(|(log, progress)| {
+                log.namespace == namespace && progress.state() == ProgressState::AwaitingBase
+            })
+            .map(|(log, _)| *log)
+            .collect();
+        for log in waiting {
+            self.change(now, &log, |progress| progress.become_probe(progress.next()));
         }
     }
 

@@ -84,7 +84,7 @@ impl Driver {
         self.now = self.sender.poll_timeout().expect("a timer runs");
         self.sender.handle_timeout(self.now);
         self.drain();
-        let heartbeat = Heartbeat { wall_clock: WallTime::new(0) };
+        let heartbeat = Heartbeat::at(WallTime::new(0));
         self.hear(ReceiverFrame::Heartbeat(heartbeat));
         self.now
     }
@@ -506,7 +506,7 @@ fn what_cannot_be_read_is_tried_again() {
         }
         driver.now = driver.sender.poll_timeout().expect("a timer runs");
         driver.sender.handle_timeout(driver.now);
-        let heartbeat = Heartbeat { wall_clock: WallTime::new(0) };
+        let heartbeat = Heartbeat::at(WallTime::new(0));
         driver.sender.handle_frame(driver.now, ReceiverFrame::Heartbeat(heartbeat));
     }
     assert!((3..10).contains(&reads), "{reads} reads in {:?}", driver.now);
@@ -577,7 +577,7 @@ fn any_frame() -> impl Strategy<Value = ReceiverFrame> {
             let version = TopologyVersion { generation: 0, number };
             ReceiverFrame::Refused(Refused { log, through, version })
         }),
-        1 => Just(ReceiverFrame::Heartbeat(Heartbeat { wall_clock: WallTime::new(u64::MAX) })),
+        1 => Just(ReceiverFrame::Heartbeat(Heartbeat::at(WallTime::new(u64::MAX)))),
     ]
 }
 

@@ -318,7 +318,7 @@ impl Pair {
             SenderAction::Transmit(frame) => self.deliver_to_receiver(frame),
             SenderAction::TransmitHeartbeat => {
                 let wall_clock = WallTime::new(0);
-                self.deliver_to_receiver(SenderFrame::Heartbeat(Heartbeat { wall_clock }));
+                self.deliver_to_receiver(SenderFrame::Heartbeat(Heartbeat::at(wall_clock)));
             }
             SenderAction::ReadAndSend {
                 log,
@@ -363,7 +363,7 @@ impl Pair {
             ReceiverAction::Transmit(frame) => self.deliver_to_sender(frame),
             ReceiverAction::TransmitHeartbeat => {
                 let wall_clock = WallTime::new(0);
-                self.deliver_to_sender(ReceiverFrame::Heartbeat(Heartbeat { wall_clock }));
+                self.deliver_to_sender(ReceiverFrame::Heartbeat(Heartbeat::at(wall_clock)));
             }
             ReceiverAction::PeerIntroduced(_) => {
                 let marks = self.held.iter().map(|(name, log)| (*name, log.mark(log.durable)));
