@@ -404,6 +404,7 @@ async fn the_control_plane_keeps_its_limits() {
         name: name.to_owned(),
         groups: groups.to_vec(),
         disk_cap_bytes: 0,
+        retention: None,
     };
     let world_group = owned(&["world"]);
     let register = v1::RegisterNodeRequest {

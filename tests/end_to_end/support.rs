@@ -76,6 +76,7 @@ impl World {
             name: name.to_owned(),
             groups: owned(groups),
             disk_cap_bytes: 0,
+            retention: None,
         };
         let mut topology = self.client.topology().expect("a control-plane");
         topology.create_namespace(request).await.expect("the name is free");

@@ -100,6 +100,7 @@ async fn publish_and_deliver(collector: String) {
         name: "demo".to_owned(),
         groups: vec!["world".to_owned()],
         disk_cap_bytes: 0,
+        retention: None,
     };
     topology.create_namespace(namespace).await.expect("the name is free");
     let mut channels = client.channels("europe").expect("a push-node");

@@ -175,6 +175,7 @@ async fn prepare(client: &Client) {
         name: "demo".into(),
         groups: vec!["world".into()],
         disk_cap_bytes: 0,
+        retention: None,
     };
     topology.create_namespace(namespace).await.expect("a namespace");
     for region in REGIONS {

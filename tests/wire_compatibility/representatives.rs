@@ -177,6 +177,11 @@ fn topology() -> v1::Topology {
             name: "markets".into(),
             groups: vec!["all".into()],
             disk_cap_bytes: 1 << 40,
+            retention: Some(v1::Retention {
+                age_seconds: 604_800,
+                bytes: 1 << 34,
+                when_full: v1::WhenFull::Release.into(),
+            }),
             founders: vec![v1::Founder { node: 7, opened: true }],
         }],
     }
@@ -300,12 +305,14 @@ fn replicated() -> Vec<Representative> {
         opened_from: INCARNATION >> 8,
         marks: vec![mark()],
     };
-    let beat = v1::Heartbeat { wall_clock: 1_700_000_000_456 };
+    let beat = v1::Heartbeat { wall_clock: 1_700_000_000_456, namespaces: vec![digest()] };
+    let trim_point = v1::TrimPoint { log: Some(log()), channel_hash: 0xfeed_f00d, m_id: 41 };
     let frame = v1::Frame {
         log: Some(log()),
         first_m_id: 70_001,
         previous_hash: hash(0xa4),
         age: 250,
+        last_age: 120,
         sends: vec![send().encode_to_vec().into(), Bytes::from_static(b"two")],
     };
     vec![
@@ -355,8 +362,10 @@ fn replicated() -> Vec<Representative> {
                 namespace: 3,
                 directory: vec![Bytes::from_static(b"entry")],
                 last: true,
+                trim_points: vec![trim_point],
             },
         ),
+        of("TrimPoint", trim_point),
         of("Ack", ack.clone()),
         of(
             "Nack",

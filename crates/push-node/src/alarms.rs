@@ -19,6 +19,8 @@ pub enum AlarmKind {
     LowSpace,
     /// A namespace is at its disk cap.
     NamespaceFull,
+    /// At a namespace's cap, messages were let go of that a member had not got yet.
+    QueueReleased,
     /// Another process holds this node's name.
     Fenced,
     /// A peer speaks no protocol version of this build, or is not who it should be.
@@ -36,6 +38,7 @@ impl AlarmKind {
             Self::TopologyConflict => "topology_conflict",
             Self::LowSpace => "low_space",
             Self::NamespaceFull => "namespace_full",
+            Self::QueueReleased => "queue_released",
             Self::Fenced => "fenced",
             Self::PeerRefused => "peer_refused",
             Self::UnknownKind => "unknown_kind",

@@ -24,6 +24,13 @@ pub struct DurableLog {
     pub floor: MessageNumber,
 }
 
+/// What somebody has seen of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenLog {
+    durable: MessageNumber,
+    floor: MessageNumber,
+}
+
 /// A count that rises with each change, to wait for the next one.
 pub type Change = u64;
 
@@ -93,7 +100,9 @@ impl DurableState {
         }
     }
 
-    /// Moves a log's durable mark over messages that no member has any more.
+    /// Moves a log's durable mark over messages that no member has any more. What is
+    /// held before them can still be served, but a log is offered as whole only from
+    /// behind them on.
     pub fn cross_hole(&self, row: Option<Row>, log: &LogName, through: Mark) {
         let mut inner = self.write();
         if let Some(row) = row {
@@ -101,9 +110,24 @@ impl DurableState {
         }
         if let Some(log) = inner.logs.get_mut(log) {
             log.durable = through;
-            log.applied = through.m_id;
             log.floor = through.m_id;
         }
+    }
+
+    /// A trim has moved a log's floor: it is offered anew.
+    pub fn note_trimmed(&self, log: &LogName, floor: MessageNumber) {
+        if let Some(log) = self.write().logs.get_mut(log) {
+            log.floor = floor.max(log.floor);
+        }
+        self.wake_durable();
+    }
+
+    /// The projections have gone over a hole.
+    pub fn note_hole_applied(&self, log: &LogName, through: MessageNumber) {
+        if let Some(log) = self.write().logs.get_mut(log) {
+            log.applied = through.max(log.applied);
+        }
+        self.applied_changes.send_modify(|change| *change += 1);
     }
 
     /// Wakes links and waiters after the marks moved.
@@ -157,18 +181,19 @@ impl DurableState {
         self.read().logs.iter().map(|(name, log)| (*name, log.durable)).collect()
     }
 
-    /// Collects the logs whose durable mark differs from what the caller has
-    /// seen, and updates what it has seen.
+    /// Collects the logs whose durable mark or floor differs from what the caller
+    /// has seen, and updates what it has seen.
     pub fn collect_advanced(
         &self,
-        seen: &mut BTreeMap<LogName, MessageNumber>,
+        seen: &mut BTreeMap<LogName, SeenLog>,
         choose: impl Fn(&LogName) -> bool,
     ) -> Vec<DurableLog> {
         let inner = self.read();
         let mut advanced = Vec::new();
         for (name, log) in &inner.logs {
-            if seen.get(name) != Some(&log.durable.m_id) && choose(name) {
-                seen.insert(*name, log.durable.m_id);
+            let now = SeenLog { durable: log.durable.m_id, floor: log.floor };
+            if seen.get(name) != Some(&now) && choose(name) {
+                seen.insert(*name, now);
                 advanced.push(log.clone());
             }
         }

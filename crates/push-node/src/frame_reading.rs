@@ -1,10 +1,11 @@
 //! Reads frames for peers: from memory for those who keep up, from the disk for
 //! those who are late.
 
+use bytes::Bytes;
 use interlock_core::identity::{ChainHash, LogName, Mark, MessageNumber};
 use interlock_core::limits::MAX_FRAME_BYTES;
 use interlock_core::message::MessageHead;
-use interlock_core::replication::frames::Frame;
+use interlock_core::replication::frames::{Frame, Hole};
 use interlock_storage::StorageError;
 
 use crate::context::NodeContext;
@@ -28,14 +29,21 @@ pub struct Wish {
     pub max_messages: usize,
 }
 
-/// Reads a frame; `None` when the first message cannot be had. With the mark at
-/// its end.
-pub async fn read_frame(
-    context: &NodeContext,
-    wish: &Wish,
-) -> Result<Option<(Frame, Mark)>, StorageError> {
+/// What came of a wish.
+#[derive(Debug)]
+pub enum FrameRead {
+    /// A frame, with the mark at its end.
+    Frame(Frame, Mark),
+    /// The messages are no longer here: the range that is missing.
+    Missing(Hole),
+    /// The first message cannot be had now.
+    Nothing,
+}
+
+/// Reads a frame.
+pub async fn read_frame(context: &NodeContext, wish: &Wish) -> Result<FrameRead, StorageError> {
     match read_memory(context, wish) {
-        Some(read) => Ok(Some(read)),
+        Some((frame, through)) => Ok(FrameRead::Frame(frame, through)),
         None => read_disk(context, wish).await,
     }
 }
@@ -44,35 +52,38 @@ fn read_memory(context: &NodeContext, wish: &Wish) -> Option<(Frame, Mark)> {
     let Wish { log, from, max_bytes, max_messages, .. } = *wish;
     let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(MAX_FRAME_BYTES);
     let read = context.durable.read_tail(&log, from, max_bytes, max_messages)?;
-    let age = context.clock.wall().milliseconds_since(read.accepted_at);
+    let now = context.clock.wall();
     let frame = Frame {
         log,
         first_m_id: from,
         previous_hash: read.previous,
-        age_milliseconds: age,
-        last_age_milliseconds: 0,
+        age_milliseconds: now.milliseconds_since(read.accepted.first_at),
+        last_age_milliseconds: now.milliseconds_since(read.accepted.by),
         sends: read.sends,
     };
     Some((frame, read.last))
 }
 
-async fn read_disk(
-    context: &NodeContext,
-    wish: &Wish,
-) -> Result<Option<(Frame, Mark)>, StorageError> {
+async fn read_disk(context: &NodeContext, wish: &Wish) -> Result<FrameRead, StorageError> {
     let Wish { log, from, through, previous_hash, max_bytes, max_messages } = *wish;
     let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(MAX_FRAME_BYTES);
     let storage = &context.storage;
     let read = read_stored(storage, log, from, through, max_bytes).await?;
     if read.first().is_none_or(|first| first.m_id != from) {
-        tracing::warn!(%log, %from, "the log cannot be served from there");
-        return Ok(None);
+        let missing = on_disk(storage, move |storage| storage.missing_from(&log, from)).await?;
+        return Ok(match missing {
+            Some(hole) => FrameRead::Missing(hole),
+            None => {
+                tracing::warn!(%log, %from, "the log cannot be served from there");
+                FrameRead::Nothing
+            }
+        });
     }
     let previous_hash = match previous_hash {
         Some(hash) => hash,
         None => match hash_before(context, log, from).await? {
             Some(hash) => hash,
-            None => return Ok(None),
+            None => return Ok(FrameRead::Nothing),
         },
     };
     let mut window = 2 * MESSAGE_WINDOW_BYTES;
@@ -86,25 +97,45 @@ async fn read_disk(
         last = Mark { m_id: message.m_id, hash: last.hash.then(&message.bytes) };
         sends.push(message.bytes);
     }
-    // What this node accepted itself is as old as its stamp says. Of others'
-    // messages the disk keeps no age: none is stated, so that nobody forgets
-    // them too early.
-    let age_milliseconds = if log.origin == context.me().node {
-        let stamp =
-            sends.first().and_then(|send| MessageHead::decode(send).ok().map(|head| head.stamp));
-        stamp.map_or(0, |stamp| context.clock.wall().milliseconds_since(stamp.wall()))
-    } else {
-        0
-    };
+    let (age_milliseconds, last_age_milliseconds) = ages(context, log, from, &sends, last).await?;
     let frame = Frame {
         log,
         first_m_id: from,
         previous_hash,
         age_milliseconds,
-        last_age_milliseconds: 0,
+        last_age_milliseconds,
         sends,
     };
-    Ok(Some((frame, last)))
+    Ok(FrameRead::Frame(frame, last))
+}
+
+/// How old the first and the last message of a frame are. What this node accepted
+/// itself is as old as its stamp says. Of others' messages the disk knows by when
+/// they had been accepted: they are at least so old, and nobody forgets them too
+/// early.
+async fn ages(
+    context: &NodeContext,
+    log: LogName,
+    from: MessageNumber,
+    sends: &[Bytes],
+    last: Mark,
+) -> Result<(u64, u64), StorageError> {
+    let now = context.clock.wall();
+    if log.origin == context.me().node {
+        let age = |send: Option<&Bytes>| {
+            let head = send.and_then(|send| MessageHead::decode(send).ok());
+            head.map_or(0, |head| now.milliseconds_since(head.stamp.wall()))
+        };
+        return Ok((age(sends.first()), age(sends.last())));
+    }
+    on_disk(&context.storage, move |storage| {
+        let age = |m_id| {
+            let by = storage.accepted_by(&log, m_id)?;
+            Ok(by.map_or(0, |by| now.milliseconds_since(by)))
+        };
+        Ok((age(from)?, age(last.m_id)?))
+    })
+    .await
 }
 
 async fn hash_before(

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{LogName, Mark, NamespaceNumber, NodeNumber};
 use interlock_core::limits::WINDOW_BYTES;
 use interlock_core::replication::frames::{
     Heartbeat, Hello, LogOffer, PROTOCOL_VERSION, ReceiverFrame, SenderFrame, Welcome,
@@ -27,12 +27,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::alarms::AlarmKind;
 use crate::context::{FEATURE_LEVEL, NodeContext};
+use crate::durable_state::SeenLog;
 use crate::own_marks::OwnMarks;
 use crate::replication_hub::{InboundCommand, Speaker, StreamNumber};
 use crate::tasks::{send_first, until_set};
 use crate::topology_state::offer_topology;
 use crate::work_queue::QueueClosed;
-use crate::writer_commands::{BackfillNews, SubmissionAnswer, WriterCommand};
+use crate::writer_commands::{BackfillNews, BaseAnswer, SubmissionAnswer, WriterCommand};
 
 /// Answers that wait for the connection.
 const ANSWERS_AHEAD: usize = 64;
@@ -85,9 +86,11 @@ struct Link {
     waiting: VecDeque<Result<v1::ReplicateResponse, Status>>,
     answers_sender: mpsc::UnboundedSender<SubmissionAnswer>,
     answers: mpsc::UnboundedReceiver<SubmissionAnswer>,
+    base_answers_sender: mpsc::UnboundedSender<BaseAnswer>,
+    base_answers: mpsc::UnboundedReceiver<BaseAnswer>,
     peer: Option<Accepted>,
     /// How far each log has been acknowledged on this stream.
-    acknowledged: BTreeMap<LogName, MessageNumber>,
+    acknowledged: BTreeMap<LogName, SeenLog>,
     own_marks: OwnMarks,
     /// The rows that the peer has offered, for holes.
     offered: BTreeMap<LogName, Row>,
@@ -101,6 +104,8 @@ impl Link {
     ) -> Self {
         // One answer to each submission, and those are within the window.
         let (answers_sender, answers) = mpsc::unbounded_channel();
+        // One to each base.
+        let (base_answers_sender, base_answers) = mpsc::unbounded_channel();
         let config = ReceiverConfig { window_bytes: WINDOW_BYTES };
         let receiver = PeerReceiver::new(context.clock.moment(), config, context.me());
         Self {
@@ -112,6 +117,8 @@ impl Link {
             waiting: VecDeque::new(),
             answers_sender,
             answers,
+            base_answers_sender,
+            base_answers,
             peer: None,
             acknowledged: BTreeMap::new(),
             offered: BTreeMap::new(),
@@ -172,6 +179,15 @@ impl Link {
                         self.receiver.handle_outcome(context.clock.moment(), &log, outcome);
                     }
                 }
+                base = self.base_answers.recv() => match base {
+                    Some(BaseAnswer::Stored(namespace)) => {
+                        self.receiver.handle_base_stored(context.clock.moment(), namespace);
+                    }
+                    Some(BaseAnswer::Refused(detail)) => {
+                        return Err(Status::invalid_argument(format!("the base: {detail}")));
+                    }
+                    None => return Ok(()),
+                },
                 changed = durable.changed() => match changed {
                     Ok(()) => self.acknowledge(),
                     Err(_) => return Ok(()),
@@ -257,7 +273,8 @@ impl Link {
             }
             ReceiverAction::BaseReceived(base) => {
                 let Some(peer) = &self.peer else { return Ok(()) };
-                let command = WriterCommand::MergeBase(peer.node, base);
+                let answer = self.base_answers_sender.clone();
+                let command = WriterCommand::MergeBase(peer.node, base, answer);
                 self.context.writer.submit(command).await.map_err(ending_status)?;
             }
             ReceiverAction::RelayedFact(fact) => {
@@ -306,9 +323,6 @@ impl Link {
         context.clock.check_peer(&context.alarms, member.name.as_str(), hello.wall_clock);
         context.news.introduced(member.opening);
         let marks = self.marks_for(&topology, peer);
-        for (log, mark) in &marks {
-            self.acknowledged.insert(*log, mark.m_id);
-        }
         let welcome = Welcome {
             protocol_version: PROTOCOL_VERSION,
             member: context.member(),

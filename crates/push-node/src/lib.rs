@@ -58,6 +58,7 @@ mod publish_service;
 mod readiness;
 mod refusals;
 mod replication_hub;
+mod retention;
 mod running;
 mod service;
 mod source_fetcher;

@@ -18,7 +18,7 @@ use crate::log_writer::{AppendedBatch, NewlyDurable};
 use crate::metrics::NodeMetrics;
 use crate::projector::ProjectorWork;
 use crate::stored_messages::Storage;
-use crate::tail_cache::{Segment, segments_of};
+use crate::tail_cache::{Accepted, Segment, segments_of};
 use crate::work_queue::{AbortOnDrop, CloseOnDrop, WorkQueue};
 use crate::writer_commands::{LogWriter, WriterCommand};
 
@@ -78,18 +78,24 @@ impl LogSyncer {
         let mut answers = Vec::new();
         let mut permits = Vec::new();
         let mut segments: Vec<Arc<Segment>> = Vec::new();
-        let mut holes: Vec<(LogName, Mark)> = Vec::new();
+        let mut marks: Vec<(LogName, Mark)> = Vec::new();
         for batch in batches {
             for (row, log, mark) in batch.holes {
                 self.durable.cross_hole(row, &log, mark);
-                holes.push((log, mark));
-                // The projector ends after this thread.
+                // What is before the hole is applied before it. The projector ends
+                // after this thread.
+                let before = std::mem::take(&mut segments);
+                self.count(&before);
+                marks.extend(before.iter().map(|segment| (segment.log, segment.last)));
+                let permits = std::mem::take(&mut permits);
+                let _ = self.projector.push(ProjectorWork::Durable { segments: before, permits });
                 let name = MessageName { log, m_id: mark.m_id };
                 let _ = self.projector.push(ProjectorWork::Hole(name));
+                marks.push((log, mark));
             }
             let made = segments_of(
                 &batch.entries,
-                |log| batch.accepted_at.get(log).copied().unwrap_or(batch.arrived_at),
+                |log| batch.accepted.get(log).copied().unwrap_or(Accepted::at(batch.arrived_at)),
                 |log| self.durable.mark_of(log).unwrap_or_default(),
             );
             self.durable.advance(&made);
@@ -98,7 +104,8 @@ impl LogSyncer {
             permits.extend(batch.permits);
         }
 
-        if !segments.is_empty() || !holes.is_empty() {
+        marks.extend(segments.iter().map(|segment| (segment.log, segment.last)));
+        if !marks.is_empty() {
             self.durable.wake_durable();
         }
         for answer in answers {
@@ -106,7 +113,6 @@ impl LogSyncer {
         }
 
         self.count(&segments);
-        let marks = segments.iter().map(|segment| (segment.log, segment.last)).chain(holes);
         if self.newly_durable.add(marks) {
             // A writer that is ending waits for nothing.
             let _ = self.writer.tell(WriterCommand::Wake);

@@ -12,10 +12,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use interlock_core::admission::{
-    Admission, AppendEntry, ClosedReason, FrameOutcome, HoleOutcome, MarkFinding, Published,
+    Admission, AppendEntry, BaseRefusal, ClosedReason, FrameOutcome, HoleOutcome, MarkFinding,
+    Published,
 };
 use interlock_core::clock::WallTime;
-use interlock_core::directory::DirectoryEntry;
 use interlock_core::identity::{
     ChainHash, LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber,
 };
@@ -35,9 +35,10 @@ use crate::metrics::NodeMetrics;
 use crate::node_clock::NodeClock;
 use crate::projector::ProjectorWork;
 use crate::stored_messages::Storage;
+use crate::tail_cache::Accepted;
 use crate::work_queue::{AbortOnDrop, CloseOnDrop, WorkQueue};
 use crate::writer_commands::{
-    EditAnswer, FrameOrder, LogWriter, PublishAnswer, QueuedCommand, SubmissionAnswer,
+    BaseAnswer, EditAnswer, FrameOrder, LogWriter, PublishAnswer, QueuedCommand, SubmissionAnswer,
     WriterCommand,
 };
 
@@ -53,9 +54,8 @@ pub struct AppendedBatch {
     pub entries: Vec<AppendEntry>,
     /// When this node made the batch.
     pub arrived_at: WallTime,
-    /// When the batch's received messages were accepted by their origins, by log,
-    /// on this node's clock.
-    pub accepted_at: BTreeMap<LogName, WallTime>,
+    /// When the batch's received messages were accepted by their origins, by log.
+    pub accepted: BTreeMap<LogName, Accepted>,
     /// Moves over what no member has any more, before the messages.
     pub holes: Vec<(Option<Row>, LogName, Mark)>,
     /// What may be said once it is durable.
@@ -125,7 +125,7 @@ struct LogWriterThread {
 #[derive(Default)]
 struct PendingBatch {
     entries: Vec<AppendEntry>,
-    accepted_at: BTreeMap<LogName, WallTime>,
+    accepted: BTreeMap<LogName, Accepted>,
     holes: Vec<(Option<Row>, LogName, Mark)>,
     answers: Vec<Answer>,
     permits: Vec<OwnedSemaphorePermit>,
@@ -176,9 +176,10 @@ impl LogWriterThread {
 
     /// Appends what the round has come to, in one write, and hands it on.
     fn append(&mut self, now: WallTime) -> Result<(), StorageError> {
-        let PendingBatch { entries, accepted_at, holes, answers, permits } =
+        let PendingBatch { entries, accepted, holes, answers, permits } =
             std::mem::take(&mut self.batch);
         let mut batch = AppendBatch::new(now, entries);
+        batch.accepted_by = accepted.iter().map(|(log, accepted)| (*log, accepted.by)).collect();
         if !batch.entries.is_empty() {
             let started = Instant::now();
             self.ticket = self.parts.storage.append(&batch)?;
@@ -193,7 +194,7 @@ impl LogWriterThread {
             ticket: self.ticket,
             entries: std::mem::take(&mut batch.entries),
             arrived_at: now,
-            accepted_at,
+            accepted,
             holes,
             answers,
             permits,
@@ -234,7 +235,14 @@ impl LogWriterThread {
             WriterCommand::ReceiveHole(hole, row, answer) => {
                 self.receive_hole(now, &hole, row.as_ref(), answer)?;
             }
-            WriterCommand::MergeBase(peer, base) => self.merge_base(peer, &base),
+            WriterCommand::MergeBase(peer, base, answer) => self.merge_base(peer, base, answer),
+            WriterCommand::BaseStored(peer, namespace) => {
+                self.backfills.handle_base(namespace, peer);
+                self.advance_backfills();
+            }
+            WriterCommand::Trimmed(log, floor) => {
+                self.parts.admission.handle_trimmed(&log, floor);
+            }
             WriterCommand::Examine(peer, marks) => self.examine(now, peer, &marks),
             WriterCommand::SetTopology(topology) => self.set_topology(topology),
             WriterCommand::SetNodeClosed(reason, holds) => {
@@ -295,8 +303,11 @@ impl LogWriterThread {
         let history = StoredHistory(self.parts.storage.as_ref());
         let outcome = match self.parts.admission.receive(now, frame, &history) {
             FrameOutcome::Appended { entries, clock_far_off, .. } => {
-                let accepted_at = now.minus_milliseconds(frame.age_milliseconds);
-                self.batch.accepted_at.insert(frame.log, accepted_at);
+                let first_at = now.minus_milliseconds(frame.age_milliseconds);
+                let by = now.minus_milliseconds(frame.last_age_milliseconds);
+                let accepted =
+                    self.batch.accepted.entry(frame.log).or_insert(Accepted { first_at, by });
+                accepted.by = accepted.by.max(by);
                 self.batch.entries.extend(entries);
                 if clock_far_off {
                     self.raise_clock(now, frame.log.origin);
@@ -357,21 +368,29 @@ impl LogWriterThread {
         if self.batch.holes.is_empty() { Ok(()) } else { self.append(now) }
     }
 
-    fn merge_base(&mut self, peer: NodeNumber, base: &BaseEntries) {
-        match self.parts.admission.merge_base(base) {
+    /// Names are known at once; what was merged is stored by the projector, which
+    /// answers.
+    fn merge_base(
+        &mut self,
+        peer: NodeNumber,
+        base: BaseEntries,
+        answer: mpsc::UnboundedSender<BaseAnswer>,
+    ) {
+        match self.parts.admission.merge_base(&base) {
             Ok(_) => {
-                let entries = base
-                    .directory
-                    .iter()
-                    .filter_map(|bytes| DirectoryEntry::decode(bytes).ok())
-                    .collect();
                 // The projector ends after this thread.
-                let _ = self.parts.projector.push(ProjectorWork::Base(base.namespace, entries));
-                if base.last {
-                    self.backfills.handle_base(base.namespace, peer);
-                }
+                let _ = self.parts.projector.push(ProjectorWork::Base { peer, base, answer });
             }
-            Err(refusal) => tracing::warn!(%peer, %refusal, "a base was not merged"),
+            // What follows of a namespace that is none of ours is refused by itself.
+            Err(BaseRefusal::NotMember(namespace)) if base.last => {
+                let _ = answer.send(BaseAnswer::Stored(namespace));
+            }
+            Err(BaseRefusal::NotMember(_)) => {}
+            Err(refusal) => {
+                tracing::warn!(%peer, %refusal, "a base was not merged");
+                // A link that has ended asks for it again on its next stream.
+                let _ = answer.send(BaseAnswer::Refused(refusal.to_string()));
+            }
         }
     }
 

@@ -34,6 +34,8 @@ pub struct NodeMetrics {
     pub messages_received: Counters<1>,
     /// Frames sent again, by peer.
     pub retransmissions: Counters<1>,
+    /// Logs trimmed from the front.
+    pub trims: Counter,
     /// Messages that belong to a deleted or past epoch, by namespace.
     pub undeliverable: Counters<1>,
     /// Messages delivered to followers.
@@ -101,6 +103,7 @@ impl NodeMetrics {
                 "Frames sent to a peer again",
                 ["peer"],
             ),
+            trims: registry.counter("log_trims", "Times that a log was trimmed from the front"),
             undeliverable: registry.counters(
                 "undeliverable_messages",
                 "Messages of a deleted or past epoch that became durable at this node",

@@ -2,6 +2,7 @@
 //! until they are acknowledged, however long that takes (METHOD M6 to M9, M11).
 //! The decisions are the core's `PeerSender`'s; this carries them out.
 
+mod base_sending;
 mod greeting;
 #[cfg(test)]
 mod tests;
@@ -10,9 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use interlock_core::clock::{Moment, WallTime};
-use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber};
+use interlock_core::identity::{LogName, NamespaceNumber};
 use interlock_core::replication::frames::{
-    Heartbeat, LogOffer, NackReason, ReceiverFrame, SenderFrame,
+    Heartbeat, Hole, LogOffer, NackReason, ReceiverFrame, SenderFrame,
 };
 use interlock_core::replication::peer_sender::{
     PeerSender, SenderAction, SenderConfig, SenderDisconnect,
@@ -27,13 +28,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use self::base_sending::BaseSending;
 use self::greeting::{GreetAgain, greeting, shared_and_ready};
 use crate::alarms::AlarmKind;
 use crate::context::NodeContext;
-use crate::durable_state::DurableLog;
+use crate::durable_state::{DurableLog, SeenLog};
 use crate::failure::NodeFailure;
 use crate::fencing::fence;
-use crate::frame_reading::{Wish, read_frame};
+use crate::frame_reading::{FrameRead, Wish, read_frame};
 use crate::link_status::{LinkState, LinkStatus};
 use crate::own_marks::OwnMarks;
 use crate::replication_hub::{OutboundStream, RelayedFact, Speaker};
@@ -157,8 +159,9 @@ struct Link {
     /// Its place among the links, given back when it is dropped.
     stream: OutboundStream,
     own_marks: OwnMarks,
-    /// How far each log has been offered.
-    offered: BTreeMap<LogName, MessageNumber>,
+    /// What each log was offered as.
+    offered: BTreeMap<LogName, SeenLog>,
+    bases: BaseSending,
     /// Moves when this node becomes ready in a namespace: then it greets again.
     ready: watch::Receiver<u64>,
     /// The namespaces that the greeting was about.
@@ -197,6 +200,7 @@ impl Link {
             stream,
             own_marks: OwnMarks::new(context),
             offered: BTreeMap::new(),
+            bases: BaseSending::default(),
             ready,
             greeted,
         })
@@ -217,6 +221,10 @@ impl Link {
         loop {
             while let Some(action) = self.next_action() {
                 self.carry_out(action, backoff).await?;
+            }
+            // A base goes out a page at a time, when there is room for it.
+            if self.waiting.is_empty() && self.send_base_page().await? {
+                continue;
             }
             let is_waiting = !self.waiting.is_empty();
             let timeout = context.clock.sleep_until(self.sender.poll_timeout());
@@ -395,14 +403,48 @@ impl Link {
     /// Reads a frame from memory, or for a peer that is late from the disk, and
     /// puts it on the stream. `false` when there was nothing to be had.
     async fn read_and_send(&mut self, wish: Wish) -> Result<bool, LinkEnd> {
-        let frame = read_frame(&self.context, &wish).await?;
-        let Some((frame, through)) = frame else {
-            self.sender.handle_nothing_sent(self.now(), &wish.log);
-            return Ok(false);
+        let (frame, through) = match read_frame(&self.context, &wish).await? {
+            FrameRead::Frame(frame, through) => (frame, through),
+            FrameRead::Missing(hole) => return self.send_hole(hole),
+            FrameRead::Nothing => {
+                self.sender.handle_nothing_sent(self.now(), &wish.log);
+                return Ok(false);
+            }
         };
         let (first, window_bytes) = (frame.first_m_id, frame.window_bytes());
         self.transmit(SenderFrame::Frame(frame))?;
         self.sender.handle_frame_sent(self.now(), &wish.log, first, through, window_bytes);
+        Ok(true)
+    }
+
+    /// Sends a hole whose base is on the stream; else has the base sent first.
+    fn send_hole(&mut self, hole: Hole) -> Result<bool, LinkEnd> {
+        let now = self.now();
+        if !self.bases.covers(&hole) {
+            self.bases.need(hole.log.namespace);
+            self.sender.handle_trimmed(now, &hole.log);
+            return Ok(false);
+        }
+        tracing::info!(
+            peer = %self.peer.name,
+            log = %hole.log,
+            from = %hole.from,
+            through = %hole.through.m_id,
+            "the peer gets a hole in place of messages that are trimmed here"
+        );
+        self.transmit(SenderFrame::Hole(hole))?;
+        self.sender.handle_frame_sent(now, &hole.log, hole.from, hole.through, 0);
+        Ok(true)
+    }
+
+    /// Sends one page of the base that is due. `false` when none is.
+    async fn send_base_page(&mut self) -> Result<bool, LinkEnd> {
+        let Some(page) = self.bases.next_page(&self.context).await? else { return Ok(false) };
+        let (namespace, is_last) = (page.namespace, page.last);
+        self.transmit(SenderFrame::BaseEntries(page))?;
+        if is_last {
+            self.sender.handle_base_sent(self.now(), namespace);
+        }
         Ok(true)
     }
 

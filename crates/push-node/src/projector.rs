@@ -7,13 +7,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use interlock_core::directory::{DirectoryChange, DirectoryEntry, LostOperation};
-use interlock_core::identity::{MessageName, MessageNumber, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber, NodeNumber};
 use interlock_core::message::{MessageHead, MessageKind};
 use interlock_core::names::ChannelName;
-use interlock_core::projection::{Projection, PublishersProjection};
+use interlock_core::projection::channel_index::{
+    contents_through, decode_trim_point, is_within_floor, trim_point_key,
+};
+use interlock_core::projection::{LoadError, Projection, PublishersProjection};
+use interlock_core::replication::frames::{BaseEntries, TrimPoint};
 use interlock_storage::{ProjectionKind, StorageError};
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
 
 use crate::alarms::{AlarmKind, Alarms};
 use crate::channel_segments::ChannelSegments;
@@ -27,6 +32,7 @@ use crate::stored_messages::Storage;
 use crate::tail_cache::Segment;
 use crate::topology_state::TopologyState;
 use crate::work_queue::{AbortOnDrop, WorkQueue};
+use crate::writer_commands::{BaseAnswer, LogWriter, WriterCommand};
 
 /// Projections are stored at most this often.
 const STORE_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,8 +60,18 @@ pub enum ProjectorWork {
         /// Room in the writer's queue, given back when they are applied.
         permits: Vec<OwnedSemaphorePermit>,
     },
-    /// Base entries that admission has merged.
-    Base(NamespaceNumber, Vec<DirectoryEntry>),
+    /// Base entries that admission has merged. After the last the base is stored
+    /// durably, and that is told.
+    Base {
+        /// Whose base it is.
+        peer: NodeNumber,
+        /// The entries.
+        base: BaseEntries,
+        /// Who waits for the whole of it.
+        answer: mpsc::UnboundedSender<BaseAnswer>,
+    },
+    /// Trim logs up to these messages, as far as the projections allow it.
+    Trim(Vec<(LogName, MessageNumber)>),
     /// The mark moved over a hole.
     Hole(MessageName),
     /// Nothing new: store what there is if it is time.
@@ -86,6 +102,8 @@ pub struct Projector {
     pub metrics: NodeMetrics,
     /// Raised for kinds that this build does not know.
     pub alarms: Arc<Alarms>,
+    /// The writer, which learns of floors and of bases that are stored.
+    pub writer: LogWriter,
     /// For alarms.
     pub clock: NodeClock,
     /// Where a failed store is reported.
@@ -113,7 +131,13 @@ impl Projector {
         let mut unstored: u64 = 0;
         while self.queue.take(&mut work, |_| true) {
             for work in work.drain(..) {
-                unstored += self.apply(work);
+                match self.apply(work) {
+                    Ok(applied) => unstored += applied,
+                    Err(error) => {
+                        self.failure.report(NodeFailure::Storage(error.to_string()));
+                        return;
+                    }
+                }
             }
             let due = stored_at.elapsed() >= STORE_INTERVAL || unstored >= STORE_MESSAGES;
             if unstored > 0 && due {
@@ -130,32 +154,128 @@ impl Projector {
     }
 
     /// Applies one piece of work; how many messages it was.
-    fn apply(&mut self, work: ProjectorWork) -> u64 {
-        match work {
+    fn apply(&mut self, work: ProjectorWork) -> Result<u64, StorageError> {
+        Ok(match work {
             ProjectorWork::Durable { segments, permits } => {
                 let count = segments.iter().map(|segment| self.apply_segment(segment)).sum();
                 self.durable.note_applied(&segments);
                 drop(permits);
                 count
             }
-            ProjectorWork::Base(namespace, entries) => {
-                let count = entries.len() as u64;
-                let changes = self.directories.write(|projection| {
-                    entries
-                        .into_iter()
-                        .flat_map(|entry| projection.merge_entry(namespace, entry))
-                        .collect::<Vec<_>>()
-                });
-                self.tell(namespace, changes);
-                count
-            }
+            ProjectorWork::Base { peer, base, answer } => self.merge_base(peer, base, &answer)?,
+            ProjectorWork::Trim(logs) => self.trim(&logs)?,
             ProjectorWork::Hole(through) => {
                 self.directories.write(|projection| projection.skip(&through.log, through.m_id));
                 self.publishers.skip(&through.log, through.m_id);
                 self.channel_segments.write(|index| index.skip(&through.log, through.m_id));
+                self.durable.note_hole_applied(&through.log, through.m_id);
                 1
             }
             ProjectorWork::Tick => 0,
+        })
+    }
+
+    /// Merges a part of a base; stores all of it durably when it is the last.
+    fn merge_base(
+        &mut self,
+        peer: NodeNumber,
+        base: BaseEntries,
+        answer: &mpsc::UnboundedSender<BaseAnswer>,
+    ) -> Result<u64, StorageError> {
+        let BaseEntries { namespace, directory, trim_points, last } = base;
+        let count = (directory.len() + trim_points.len()) as u64;
+        let changes = self.directories.write(|projection| {
+            // Admission has read them all.
+            let entries = directory.iter().filter_map(|bytes| DirectoryEntry::decode(bytes).ok());
+            entries.flat_map(|entry| projection.merge_entry(namespace, entry)).collect::<Vec<_>>()
+        });
+        self.tell(namespace, changes);
+        for point in &trim_points {
+            let held = self.stored_trim_point(point)?;
+            self.channel_segments.write(|index| index.merge_trim_point(point, held));
+        }
+        if last {
+            self.store()?;
+            self.storage.sync_projections()?;
+            // A writer that is ending takes over nothing more.
+            let _ = self.writer.tell(WriterCommand::BaseStored(peer, namespace));
+            // A link that has ended asks for it again on its next stream.
+            let _ = answer.send(BaseAnswer::Stored(namespace));
+        }
+        Ok(count)
+    }
+
+    fn stored_trim_point(&self, point: &TrimPoint) -> Result<Option<MessageNumber>, StorageError> {
+        let key = trim_point_key(point);
+        let found = self.storage.scan_projection(ProjectionKind::ChannelIndex, &key, None, 1)?;
+        let stored = found.first().map(|(key, value)| decode_trim_point(key, value));
+        Ok(stored.transpose().map_err(unreadable_index)?.map(|name| name.m_id))
+    }
+
+    /// Trims logs, each only as far as all projections have come and as nothing is
+    /// beyond this build. First what the index keeps of the trimmed messages is
+    /// stored, then messages and floor go in one durable write.
+    fn trim(&mut self, logs: &[(LogName, MessageNumber)]) -> Result<u64, StorageError> {
+        for (log, wished) in logs {
+            let through = self.trimmable_through(log, *wished);
+            if self.durable.log(log).is_none_or(|held| through <= held.floor) {
+                continue;
+            }
+            let contents = self.contents_through(log, through)?;
+            let trimmed = self.channel_segments.write(|index| index.trim(log, through, contents));
+            trimmed.map_err(unreadable_index)?;
+            self.store()?;
+            let floor = self.storage.trim(log, through)?;
+            self.durable.note_trimmed(log, floor.m_id);
+            self.metrics.trims.increment();
+            // A writer that is ending decides nothing more.
+            let _ = self.writer.tell(WriterCommand::Trimmed(*log, floor));
+        }
+        Ok(0)
+    }
+
+    fn trimmable_through(&self, log: &LogName, wished: MessageNumber) -> MessageNumber {
+        let mut through = wished;
+        self.directories.read(|projection| {
+            through = through.min(projection.position_of(log));
+            let beyond = projection.unprojected().find(|(name, ..)| *name == log);
+            if let Some((_, first, _)) = beyond {
+                through = through.min(first.previous());
+            }
+        });
+        if log.origin == self.me {
+            through = through.min(self.publishers.position_of(log));
+        }
+        self.channel_segments.write(|index| through.min(index.position_of(log)))
+    }
+
+    /// What the stored index has of a log up to the segment of a new floor.
+    fn contents_through(
+        &self,
+        log: &LogName,
+        floor: MessageNumber,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        const CONTENTS_AT_A_TIME: usize = 1024;
+        let scan = contents_through(log);
+        let mut contents: Vec<(Bytes, Bytes)> = Vec::new();
+        loop {
+            let after = contents.last().map(|(key, _)| key.clone());
+            let page = self.storage.scan_projection(
+                ProjectionKind::ChannelIndex,
+                &scan.prefix,
+                after.as_deref(),
+                CONTENTS_AT_A_TIME,
+            )?;
+            let read = page.len();
+            for (key, value) in page {
+                if !is_within_floor(&key, floor).map_err(unreadable_index)? {
+                    return Ok(contents);
+                }
+                contents.push((key, value));
+            }
+            if read < CONTENTS_AT_A_TIME {
+                return Ok(contents);
+            }
         }
     }
 
@@ -247,6 +367,10 @@ impl Projector {
             self.channel_segments.write(|index| (index.position(), index.take_changes()));
         self.storage.store_projection(ProjectionKind::ChannelIndex, &position, &changes)
     }
+}
+
+fn unreadable_index(error: LoadError) -> StorageError {
+    StorageError::Read { what: "the channel index", detail: error.to_string() }
 }
 
 fn passed_over(directory: Option<&interlock_core::directory::Directory>) -> u64 {

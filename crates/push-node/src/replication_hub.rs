@@ -233,6 +233,15 @@ impl ReplicationHub {
         self.lock().acknowledgements.holders(log, m_id)
     }
 
+    /// How far all of these members surely hold a log; `None` of none of them.
+    pub fn held_by_all(
+        &self,
+        log: &LogName,
+        members: impl IntoIterator<Item = NodeNumber>,
+    ) -> Option<MessageNumber> {
+        self.lock().acknowledgements.held_by_all(log, members)
+    }
+
     /// A member's queue (METHOD M6) of the logs given.
     pub fn queue(
         &self,

@@ -42,6 +42,7 @@ use crate::projector::channel_news;
 use crate::publish_service::PublishServer;
 use crate::readiness::{OpenedRecorder, ReadinessBoard, ReadinessInputs, watch_readiness};
 use crate::replication_hub::ReplicationHub;
+use crate::retention::trim_by_retention;
 use crate::running::{Addresses, ReleaseGuard, Running};
 use crate::source_fetcher::{SourceFetcher, SourceFetcherConfig};
 use crate::space_watch::{SpaceBoard, watch_space};
@@ -392,6 +393,7 @@ fn start_tasks(
     let inputs = ReadinessInputs { backfilled, recorded, recorder, may_found };
     tasks.spawn("the readiness", watch_readiness(Arc::clone(context), inputs))?;
     tasks.spawn("the watch of the disk's space", watch_space(Arc::clone(context)))?;
+    tasks.spawn("trimming", trim_by_retention(Arc::clone(context)))?;
     tasks.spawn("the watch of the peers' lag", watch_lag(Arc::clone(context)))?;
     tasks.spawn("the checkpoints", store_checkpoints(Arc::clone(context)))?;
     tasks.spawn("the replication hub", run_hub(Arc::downgrade(context), tasks.ending()))?;

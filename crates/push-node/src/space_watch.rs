@@ -3,11 +3,12 @@
 //! cap refuses publications. What was refused works again once there is room.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use interlock_core::admission::ClosedReason;
 use interlock_core::identity::NamespaceNumber;
+use interlock_core::topology::Namespace;
 use interlock_storage::Space;
 use tokio::sync::watch;
 
@@ -37,12 +38,29 @@ pub struct SpaceState {
 #[derive(Debug, Default)]
 pub struct SpaceBoard {
     state: watch::Sender<SpaceState>,
+    growth: Mutex<BTreeMap<NamespaceNumber, Growth>>,
 }
+
+const LOCK: &str = "no holder of the lock of the namespaces' growth panics";
 
 impl SpaceBoard {
     /// The state as last seen.
     pub fn state(&self) -> SpaceState {
         *self.state.borrow()
+    }
+
+    /// Seconds until a namespace's logs reach a cap at their present growth.
+    pub fn seconds_to_cap(&self, namespace: NamespaceNumber, cap: u64) -> Option<u64> {
+        self.growth.lock().expect(LOCK).get(&namespace)?.seconds_to(cap)
+    }
+
+    fn note_bytes(&self, bytes: &[(NamespaceNumber, u64)]) {
+        let mut growth = self.growth.lock().expect(LOCK);
+        growth.retain(|namespace, _| bytes.iter().any(|(held, _)| held == namespace));
+        for (namespace, bytes) in bytes {
+            let next = growth.get(namespace).map(|before| before.next(*bytes));
+            growth.insert(*namespace, next.unwrap_or(Growth::first(*bytes)));
+        }
     }
 
     /// Changes of the state.
@@ -114,6 +132,7 @@ async fn look(context: &NodeContext, full: &mut BTreeSet<NamespaceNumber>) {
     let low = state.publications_closed.then_some(detail.as_str());
     context.alarms.set(now, AlarmKind::LowSpace, "disk", low);
 
+    context.space.note_bytes(&bytes);
     for (namespace, bytes) in bytes {
         let cap = caps.get(&namespace).copied().unwrap_or_default();
         let is_full = cap > 0 && bytes >= cap;
@@ -140,19 +159,75 @@ fn caps_of(context: &NodeContext) -> BTreeMap<NamespaceNumber, u64> {
         .namespaces_of(context.me().node)
         .into_iter()
         .filter_map(|number| topology.namespace(number))
-        .map(|namespace| {
-            let cap = match namespace.disk_cap_bytes {
-                0 => context.config.limits.namespace_disk_cap_bytes,
-                cap => cap,
-            };
-            (namespace.number, cap)
-        })
+        .map(|namespace| (namespace.number, cap_of(context, namespace)))
         .collect()
+}
+
+/// The bytes of log at which a namespace is full here; 0 while nothing is known of
+/// the disk. Where neither the topology nor the configuration names a cap, it is
+/// half of what this node's logs could take before publications are refused for
+/// want of space: well before that, and room for others.
+pub fn cap_of(context: &NodeContext, namespace: &Namespace) -> u64 {
+    let limits = &context.config.limits;
+    match (namespace.disk_cap_bytes, limits.namespace_disk_cap_bytes) {
+        (0, 0) => {
+            let Space { free_bytes, used_bytes } = context.space.state().space;
+            (free_bytes + used_bytes).saturating_sub(limits.publication_free_bytes) / 2
+        }
+        (0, cap) | (cap, _) => cap,
+    }
+}
+
+/// How fast a namespace's logs grow: over about the last minute, recent seconds
+/// count more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Growth {
+    bytes: u64,
+    bytes_per_second: f64,
+}
+
+impl Growth {
+    /// The part of a new second.
+    const SMOOTHING: f64 = 1.0 / 30.0;
+
+    const fn first(bytes: u64) -> Self {
+        Self { bytes, bytes_per_second: 0.0 }
+    }
+
+    fn next(self, bytes: u64) -> Self {
+        let grown = bytes as f64 - self.bytes as f64;
+        let rate = self.bytes_per_second + (grown - self.bytes_per_second) * Self::SMOOTHING;
+        Self { bytes, bytes_per_second: rate }
+    }
+
+    /// Seconds until a cap at the present rate; `None` when it does not grow, or the
+    /// cap is years away.
+    fn seconds_to(self, cap: u64) -> Option<u64> {
+        const YEAR: f64 = 365.0 * 24.0 * 3600.0;
+        let left = cap.saturating_sub(self.bytes) as f64;
+        let seconds = left / self.bytes_per_second;
+        (cap > 0 && self.bytes_per_second >= 1.0 && seconds < YEAR).then_some(seconds as u64)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_forecast_follows_the_growth() {
+        let mut growth = Growth::first(1_000_000);
+        assert_eq!(growth.seconds_to(2_000_000), None, "nothing is known of its growth");
+        for second in 1..=300 {
+            growth = growth.next(1_000_000 + second * 1_000);
+        }
+        let seconds = growth.seconds_to(2_000_000).expect("it grows");
+        assert!((695..=705).contains(&seconds), "{seconds}");
+        for _ in 0..600 {
+            growth = growth.next(1_300_000);
+        }
+        assert_eq!(growth.seconds_to(2_000_000), None, "it has stopped");
+    }
 
     #[test]
     fn publications_close_first_and_open_with_room_to_spare() {

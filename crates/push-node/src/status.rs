@@ -21,6 +21,7 @@ use crate::durable_state::DurableLog;
 use crate::link_status::{LinkState, LinkView};
 use crate::origin_news::millis;
 use crate::peer_lag::lag_of;
+use crate::space_watch::cap_of;
 use crate::work_queue::QueueClosed;
 
 /// All that `GetStatus` tells; without logs and queues where it should be brief.
@@ -227,6 +228,7 @@ fn namespace_status(
     let groups = topology.namespace(number).map_or_else(Vec::new, |namespace| {
         namespace.groups.iter().map(ToString::to_string).collect()
     });
+    let cap = topology.namespace(number).map_or(0, |namespace| cap_of(context, namespace));
     v1::NamespaceStatus {
         number: number.get(),
         name: context.namespace_name(number),
@@ -243,6 +245,8 @@ fn namespace_status(
             logs.iter().map(|log| log_status(topology, log, appended, is_tip(log))).collect()
         }),
         undeliverable_messages: undeliverable,
+        disk_cap_bytes: cap,
+        cap_reached_in_seconds: context.space.seconds_to_cap(number, cap).unwrap_or(0),
     }
 }
 

@@ -22,6 +22,22 @@ pub const MESSAGE_WINDOW_BYTES: usize = 32;
 /// count, small enough that one reader's slice does not pin much.
 const SEGMENT_BYTES: usize = 256 * 1024;
 
+/// When messages were accepted by their origin, on this node's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The first of them.
+    pub first_at: WallTime,
+    /// All of them by then.
+    pub by: WallTime,
+}
+
+impl Accepted {
+    /// Accepted here, as they came.
+    pub const fn at(now: WallTime) -> Self {
+        Self { first_at: now, by: now }
+    }
+}
+
 /// Consecutive durable messages of one log.
 #[derive(Debug)]
 pub struct Segment {
@@ -35,8 +51,8 @@ pub struct Segment {
     pub previous: ChainHash,
     /// The number of the last message, with the chain hash there.
     pub last: Mark,
-    /// When the first message was accepted by its origin, on this node's clock.
-    pub accepted_at: WallTime,
+    /// When the messages were accepted.
+    pub accepted: Accepted,
     /// The encoded messages, slices of one buffer.
     pub sends: Vec<Bytes>,
     bytes: usize,
@@ -52,11 +68,11 @@ impl Segment {
 
 /// Cuts one durable batch into segments: copies the messages out of the buffers
 /// they came in, which may be much larger, and keeps their order. `mark_of` tells
-/// how far a log was held before the batch, `accepted_at` when the batch's
-/// messages of a log were accepted by their origin.
+/// how far a log was held before the batch, `accepted` when the batch's messages
+/// of a log were.
 pub fn segments_of(
     entries: &[AppendEntry],
-    accepted_at: impl Fn(&LogName) -> WallTime,
+    accepted: impl Fn(&LogName) -> Accepted,
     mark_of: impl Fn(&LogName) -> Mark,
 ) -> Vec<Arc<Segment>> {
     let mut segments = Vec::new();
@@ -79,14 +95,14 @@ pub fn segments_of(
             (None, Some(hash)) => *hash,
             (None, None) => mark_of(&first.log).hash,
         };
-        let segment = segment_of(run, previous, accepted_at(&first.log));
+        let segment = segment_of(run, previous, accepted(&first.log));
         hashes.insert(segment.log, segment.last.hash);
         segments.push(Arc::new(segment));
     }
     segments
 }
 
-fn segment_of(run: &[AppendEntry], previous: ChainHash, accepted_at: WallTime) -> Segment {
+fn segment_of(run: &[AppendEntry], previous: ChainHash, accepted: Accepted) -> Segment {
     let bytes = run.iter().map(|entry| entry.bytes.len()).sum();
     let mut buffer = BytesMut::with_capacity(bytes);
     for entry in run {
@@ -105,7 +121,7 @@ fn segment_of(run: &[AppendEntry], previous: ChainHash, accepted_at: WallTime) -
         first: first.m_id,
         previous,
         last: last.mark(),
-        accepted_at,
+        accepted,
         sends,
         bytes,
     }
@@ -116,8 +132,8 @@ fn segment_of(run: &[AppendEntry], previous: ChainHash, accepted_at: WallTime) -
 pub struct TailRead {
     /// The chain hash before the first message.
     pub previous: ChainHash,
-    /// When the first message was accepted by its origin.
-    pub accepted_at: WallTime,
+    /// When the messages were accepted.
+    pub accepted: Accepted,
     /// The messages, at least one.
     pub sends: Vec<Bytes>,
     /// Up to where the sends go.
@@ -223,13 +239,14 @@ impl TailCache {
             first.sends.iter().take(skipped).fold(first.previous, |hash, send| hash.then(send));
         let mut read = TailRead {
             previous,
-            accepted_at: first.accepted_at,
+            accepted: first.accepted,
             sends: Vec::new(),
             last: Mark { m_id: from.previous(), hash: previous },
         };
         let mut bytes = 2 * MESSAGE_WINDOW_BYTES;
         for segment in segments.range(start..) {
             let sends = segment.sends_from(from);
+            read.accepted.by = segment.accepted.by;
             for (index, send) in sends.iter().enumerate() {
                 let with_it = bytes + send.len() + MESSAGE_WINDOW_BYTES;
                 let full = !read.sends.is_empty()
@@ -359,7 +376,9 @@ mod tests {
     }
 
     fn push(cache: &mut TailCache, entries: &[AppendEntry], previous: ChainHash) {
-        for segment in segments_of(entries, |_| WallTime::new(5), |_| before(previous)) {
+        for segment in
+            segments_of(entries, |_| Accepted::at(WallTime::new(5)), |_| before(previous))
+        {
             cache.push(segment);
         }
     }
@@ -437,7 +456,8 @@ mod tests {
     fn a_batch_is_cut_at_logs_and_at_size() {
         let mut batch = entries(log(1), 1, 3, 200 * 1024, ChainHash::EMPTY);
         batch.extend(entries(log(2), 1, 3, 10, ChainHash::EMPTY));
-        let segments = segments_of(&batch, |_| WallTime::new(1), |_| before(ChainHash::EMPTY));
+        let segments =
+            segments_of(&batch, |_| Accepted::at(WallTime::new(1)), |_| before(ChainHash::EMPTY));
         let shape: Vec<_> = segments
             .iter()
             .map(|it| (it.log.origin.get(), it.first.get(), it.sends.len()))

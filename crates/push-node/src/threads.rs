@@ -81,6 +81,7 @@ impl Threads {
             me: parts.me,
             topology: Arc::clone(parts.topology),
             news: parts.channel_news,
+            writer: parts.writer.clone(),
             metrics: parts.metrics.clone(),
             alarms: Arc::clone(parts.alarms),
             clock: parts.clock,

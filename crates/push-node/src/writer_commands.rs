@@ -137,6 +137,15 @@ pub enum BackfillNews {
     Lost(NodeNumber),
 }
 
+/// What became of a whole base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BaseAnswer {
+    /// It is stored durably.
+    Stored(NamespaceNumber),
+    /// It cannot be merged; for people.
+    Refused(String),
+}
+
 /// One thing for the log writer to do.
 pub enum WriterCommand {
     /// Publish, in order, up to the first that is refused.
@@ -154,8 +163,12 @@ pub enum WriterCommand {
     Receive(Frame, mpsc::UnboundedSender<SubmissionAnswer>),
     /// Move over what no member has any more.
     ReceiveHole(Hole, Option<Row>, mpsc::UnboundedSender<SubmissionAnswer>),
-    /// Merge what is left of trimmed messages.
-    MergeBase(NodeNumber, BaseEntries),
+    /// Merge what is left of trimmed messages; told when a whole base is stored.
+    MergeBase(NodeNumber, BaseEntries, mpsc::UnboundedSender<BaseAnswer>),
+    /// A member's whole base is stored durably.
+    BaseStored(NodeNumber, NamespaceNumber),
+    /// A log was trimmed up to its new floor.
+    Trimmed(LogName, Mark),
     /// Compare what a member says to hold with what is held.
     Examine(NodeNumber, Vec<(LogName, Mark)>),
     /// Go by another topology.
@@ -187,7 +200,10 @@ impl WriterCommand {
             Self::Receive(frame, _) => {
                 frame.sends.iter().map(|send| send.len() + MESSAGE_OVERHEAD_BYTES).sum()
             }
-            Self::MergeBase(_, base) => base.directory.iter().map(bytes::Bytes::len).sum(),
+            Self::MergeBase(_, base, _) => {
+                let directory: usize = base.directory.iter().map(bytes::Bytes::len).sum();
+                directory + base.trim_points.len() * MARK_BYTES
+            }
             Self::Examine(_, marks) => marks.len() * MARK_BYTES,
             Self::Backfill(_, BackfillNews::Offered(_, offers)) => offers.len() * OFFER_BYTES,
             _ => 0,

@@ -467,6 +467,10 @@ pub trait LogStorage: Send + Sync {
         changes: &ProjectionChanges,
     ) -> Result<(), StorageError>;
 
+    /// Makes durable what [`store_projection`](Self::store_projection) has stored: a
+    /// base, before the mark moves over what it stands for.
+    fn sync_projections(&self) -> Result<(), StorageError>;
+
     /// Empties a projection, so that it is built anew.
     fn reset_projection(&self, kind: ProjectionKind) -> Result<(), StorageError>;
 

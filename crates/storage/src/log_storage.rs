@@ -449,6 +449,12 @@ impl<E: Engine> LogStorage for Storage<E> {
         written.map_err(|error| self.fail("storing a projection", error))
     }
 
+    fn sync_projections(&self) -> Result<(), StorageError> {
+        self.check()?;
+        let flushed = self.engine.flush_projections();
+        flushed.map_err(|error| self.fail("flushing the projections", error))
+    }
+
     fn reset_projection(&self, kind: ProjectionKind) -> Result<(), StorageError> {
         self.check()?;
         let mut batch = E::Batch::default();

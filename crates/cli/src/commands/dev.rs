@@ -101,6 +101,7 @@ async fn make_namespace(mesh: &DevMesh, regions: &[String]) -> Result<()> {
             name: "demo".to_owned(),
             groups: vec!["all".to_owned()],
             disk_cap_bytes: 0,
+            retention: None,
         };
         topology.create_namespace(namespace).await?;
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::commands::messages::incarnation;
 use crate::commands::reports::{NodeReport, collect};
-use crate::output::{duration, print, table};
+use crate::output::{bytes, duration, print, table};
 use crate::target::Target;
 
 /// What one peer has not acknowledged of one origin in one namespace, over all
@@ -92,6 +92,54 @@ fn queues(report: &NodeReport) -> Vec<Queue> {
     all
 }
 
+/// When a namespace's logs reach their cap at a node, at the present growth.
+#[derive(Debug, PartialEq, Eq)]
+struct Forecast {
+    node: String,
+    namespace: String,
+    log_bytes: u64,
+    cap_bytes: u64,
+    seconds: u64,
+}
+
+impl Forecast {
+    fn value(&self) -> Value {
+        json!({
+            "node": self.node,
+            "namespace": self.namespace,
+            "log_bytes": self.log_bytes,
+            "disk_cap_bytes": self.cap_bytes,
+            "cap_reached_in_seconds": self.seconds,
+        })
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "{} at {}: {} of {}, the cap is reached in {} at the present growth",
+            self.namespace,
+            self.node,
+            bytes(self.log_bytes),
+            bytes(self.cap_bytes),
+            duration(self.seconds * 1000),
+        )
+    }
+}
+
+/// The namespaces of one node that grow towards their cap.
+fn forecasts(report: &NodeReport) -> Vec<Forecast> {
+    let namespaces = report.status.iter().flat_map(|status| &status.namespaces);
+    namespaces
+        .filter(|namespace| namespace.cap_reached_in_seconds > 0)
+        .map(|namespace| Forecast {
+            node: report.name().to_owned(),
+            namespace: namespace.name.clone(),
+            log_bytes: namespace.log_bytes,
+            cap_bytes: namespace.disk_cap_bytes,
+            seconds: namespace.cap_reached_in_seconds,
+        })
+        .collect()
+}
+
 pub(crate) async fn run(target: &Target) -> Result<()> {
     let reports = collect(target).await?.nodes;
     let mut queues: Vec<Queue> = reports.iter().flat_map(queues).collect();
@@ -102,12 +150,17 @@ pub(crate) async fn run(target: &Target) -> Result<()> {
         .map(|report| report.name())
         .collect();
     let rows: Vec<Value> = queues.iter().map(Queue::value).collect();
-    let value = json!({ "queues": rows, "unreachable": unreachable });
+    let forecasts: Vec<Forecast> = reports.iter().flat_map(forecasts).collect();
+    let caps: Vec<Value> = forecasts.iter().map(Forecast::value).collect();
+    let value = json!({ "queues": rows, "unreachable": unreachable, "caps": caps });
     print(target.format, &value, || {
         let mut text = match queues.as_slice() {
             [] => "no peer has anything left to acknowledge".to_owned(),
             queues => rows_of(queues),
         };
+        for forecast in &forecasts {
+            text.push_str(&format!("\n{}", forecast.text()));
+        }
         for node in unreachable {
             text.push_str(&format!("\n{node} does not answer: its queues are not known here"));
         }

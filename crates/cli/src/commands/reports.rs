@@ -277,6 +277,8 @@ fn namespace_value(namespace: &v1::NamespaceStatus) -> Value {
         "tips_digest": namespace.tips_digest,
         "state_digest": namespace.state_digest,
         "undeliverable_messages": namespace.undeliverable_messages,
+        "disk_cap_bytes": namespace.disk_cap_bytes,
+        "cap_reached_in_seconds": namespace.cap_reached_in_seconds,
         "logs": logs,
     })
 }

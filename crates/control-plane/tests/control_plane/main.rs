@@ -89,6 +89,7 @@ impl Fixture {
             name: name.to_owned(),
             groups: owned(groups),
             disk_cap_bytes: 0,
+            retention: None,
         };
         let response = self.topology().create_namespace(request).await?.into_inner();
         Ok(response.namespace.expect("is in every answer"))

@@ -127,6 +127,7 @@ async fn refused_edits_name_the_field_and_change_nothing() {
             name: name.to_owned(),
             groups: owned(groups),
             disk_cap_bytes,
+            retention: None,
         };
         async move { client.create_namespace(request).await.map(|_| ()) }
     };
@@ -136,6 +137,7 @@ async fn refused_edits_name_the_field_and_change_nothing() {
             name: name.to_owned(),
             add_groups: owned(add_groups),
             disk_cap_bytes: None,
+            retention: None,
         };
         async move { client.update_namespace(request).await.map(|_| ()) }
     };
@@ -176,6 +178,7 @@ async fn groups_can_be_added_to_a_namespace() {
         name: "news".to_owned(),
         add_groups: owned(&["america"]),
         disk_cap_bytes: Some(1 << 30),
+        retention: None,
     };
     let updated = fixture.topology().update_namespace(request).await.expect("updated");
     let namespace = updated.into_inner().namespace.expect("is in every answer");

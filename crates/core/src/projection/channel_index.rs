@@ -160,6 +160,11 @@ pub fn all_trim_points(namespace: NamespaceNumber) -> IndexScan {
     IndexScan { prefix: TrimPointKey::of_namespace(namespace), after: None }
 }
 
+/// Where a trim point is stored: its key, whole.
+pub fn trim_point_key(point: &TrimPoint) -> Bytes {
+    TrimPointKey { channel: point.channel, log: point.log }.encode()
+}
+
 /// Reads a trim point with its channel.
 pub fn decode_any_trim_point(key: &[u8], value: &[u8]) -> Result<TrimPoint, LoadError> {
     let TrimPointKey { channel, log } = TrimPointKey::decode(key)?;

@@ -18,7 +18,9 @@ pub use self::actions::{
     ReceiverAction, ReceiverConfig, ReceiverDisconnect, ReceiverStatus, SubmissionOutcome,
 };
 use crate::clock::Moment;
-use crate::identity::{LogName, Mark, MemberOpening, MessageNumber, NodeNumber, TopologyVersion};
+use crate::identity::{
+    LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber, NodeNumber, TopologyVersion,
+};
 use crate::limits::{
     MAX_BASE_ENTRIES_BYTES, MAX_FRAME_BYTES, MAX_FRAME_MESSAGES, MAX_MARKS_PER_FRAME,
     MAX_MESSAGE_NUMBER, MAX_OFFERS_PER_FRAME, MAX_PARENTS, MAX_SEND_BYTES, MAX_SUBMISSIONS_PER_LOG,
@@ -82,7 +84,20 @@ pub struct PeerReceiver {
     unacknowledged: BTreeMap<LogName, Mark>,
     acknowledge_at: Moment,
     window_closed: bool,
+    bases: BTreeMap<NamespaceNumber, Base>,
     status: ReceiverStatus,
+}
+
+/// The base of a namespace, as far as it came on this stream.
+#[derive(Debug, Default)]
+struct Base {
+    /// A whole one has come: holes of the namespace may follow.
+    has_come: bool,
+    /// Whole ones that are not stored durably yet.
+    unstored: u32,
+    /// What came behind them, and is submitted when they are: the mark must not
+    /// move over a hole before its base is on disk.
+    parked: VecDeque<ReceiverAction>,
 }
 
 impl PeerReceiver {
@@ -103,6 +118,7 @@ impl PeerReceiver {
             unacknowledged: BTreeMap::new(),
             acknowledge_at: now,
             window_closed: false,
+            bases: BTreeMap::new(),
             status: ReceiverStatus::default(),
         }
     }
@@ -156,6 +172,11 @@ impl PeerReceiver {
                 let bytes: usize = entries.directory.iter().map(bytes::Bytes::len).sum();
                 if bytes > MAX_BASE_ENTRIES_BYTES + MAX_SEND_BYTES {
                     return self.rule_broken("a frame of base entries is bounded");
+                }
+                if entries.last {
+                    let base = self.bases.entry(entries.namespace).or_default();
+                    base.has_come = true;
+                    base.unstored += 1;
                 }
                 self.actions.push_back(ReceiverAction::BaseReceived(entries));
             }
@@ -231,6 +252,16 @@ impl PeerReceiver {
         }
         self.forget_if_idle(log);
         self.acknowledge();
+    }
+
+    /// A whole base that came on this stream is stored durably: holes may follow.
+    pub fn handle_base_stored(&mut self, now: Moment, namespace: NamespaceNumber) {
+        self.now = now;
+        let Some(base) = self.bases.get_mut(&namespace) else { return };
+        base.unstored = base.unstored.saturating_sub(1);
+        if base.unstored == 0 {
+            self.actions.append(&mut base.parked);
+        }
     }
 
     /// These logs are durable up to these marks, whoever served them. The driver
@@ -374,24 +405,36 @@ impl PeerReceiver {
         state.submissions.push_back(Submission { window_bytes, through: frame.last_m_id() });
         self.status.outstanding_bytes += window_bytes;
         self.status.submitted_frames += 1;
-        self.actions.push_back(ReceiverAction::Submit(frame));
+        self.submit(frame.log.namespace, ReceiverAction::Submit(frame));
     }
 
     fn handle_hole(&mut self, hole: Hole) {
-        let Some(state) = self.logs.get_mut(&hole.log).filter(|state| state.wanted) else {
+        if !self.logs.get(&hole.log).is_some_and(|state| state.wanted) {
             self.status.unwanted_frames += 1;
             return;
-        };
+        }
         let is_range = hole.from != MessageNumber::ZERO && hole.from <= hole.through.m_id;
         if !is_range || !is_plausible(hole.through.m_id) {
             return self.rule_broken("a hole is a range of possible numbers");
         }
+        if !self.bases.get(&hole.log.namespace).is_some_and(|base| base.has_come) {
+            return self.rule_broken("a base comes before a hole");
+        }
+        let Some(state) = self.logs.get_mut(&hole.log) else { return };
         if state.submissions.len() >= MAX_SUBMISSIONS_PER_LOG {
             self.status.dropped_frames += 1;
             return;
         }
         state.submissions.push_back(Submission { window_bytes: 0, through: hole.through.m_id });
-        self.actions.push_back(ReceiverAction::SubmitHole(hole));
+        self.submit(hole.log.namespace, ReceiverAction::SubmitHole(hole));
+    }
+
+    /// Has something written, behind the base that it may rest on.
+    fn submit(&mut self, namespace: NamespaceNumber, action: ReceiverAction) {
+        match self.bases.get_mut(&namespace).filter(|base| base.unstored > 0) {
+            Some(base) => base.parked.push_back(action),
+            None => self.actions.push_back(action),
+        }
     }
 
     /// Says once per interval what is wrong with a log: the frames that are

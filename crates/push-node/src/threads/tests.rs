@@ -317,7 +317,7 @@ async fn a_panic_of_the_syncer_ends_all_threads() {
         ticket: Ticket::ZERO,
         entries,
         arrived_at: WallTime::new(1),
-        accepted_at: BTreeMap::new(),
+        accepted: BTreeMap::new(),
         holes: Vec::new(),
         answers: Vec::new(),
         permits: Vec::new(),

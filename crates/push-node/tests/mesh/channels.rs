@@ -207,7 +207,7 @@ async fn refresh(mesh: &Mesh, at: usize) -> Result<v1::RefreshChannelContentResp
 #[tokio::test(flavor = "multi_thread")]
 async fn content_is_fetched_once_and_served_everywhere() {
     let (web, origin) = start_web().await;
-    let all = TestNamespace { name: "demo", nodes: vec![0, 1] };
+    let all = TestNamespace::on("demo", vec![0, 1]);
     let mesh = Mesh::with_config(2, &[all], |index, config| {
         // Only the first region has a web server.
         config.web_origin = (index == 0).then(|| origin.clone());
@@ -244,7 +244,7 @@ async fn content_is_fetched_once_and_served_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_sources_are_refused() {
     let (_web, origin) = start_web().await;
-    let all = TestNamespace { name: "demo", nodes: vec![0] };
+    let all = TestNamespace::on("demo", vec![0]);
     let mesh = Mesh::with_config(1, &[all], |_, config| {
         config.web_origin = Some(origin.clone());
         config.allow_private_sources = true;
@@ -269,7 +269,7 @@ async fn bad_sources_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn private_sources_are_refused_by_default() {
     let (web, origin) = start_web().await;
-    let all = TestNamespace { name: "demo", nodes: vec![0] };
+    let all = TestNamespace::on("demo", vec![0]);
     let mesh = Mesh::with_config(1, &[all], |_, config| {
         config.web_origin = Some(origin.clone());
     })

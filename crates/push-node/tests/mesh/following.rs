@@ -104,7 +104,7 @@ async fn what_is_filtered_out_is_passed() {
 /// the disk where memory has moved on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_follower_misses_nothing() {
-    let all = crate::support::TestNamespace { name: "demo", nodes: vec![0] };
+    let all = crate::support::TestNamespace::on("demo", vec![0]);
     let mesh = Mesh::with_config(1, &[all], |_, config| {
         config.limits.tail_cache_bytes = 64 * 1024;
     })

@@ -10,4 +10,5 @@ mod publishing;
 mod registered;
 mod replication;
 mod support;
+mod trimming;
 mod unchanged_sources;

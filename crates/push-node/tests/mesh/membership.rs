@@ -156,7 +156,7 @@ async fn status_is_complete() {
 /// Metrics are there, with the queue of each peer.
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_served() {
-    let all = crate::support::TestNamespace { name: "demo", nodes: vec![0, 1] };
+    let all = crate::support::TestNamespace::on("demo", vec![0, 1]);
     let mesh = Mesh::with_config(2, &[all], |_, config| {
         config.metrics_listen = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
     })

@@ -210,7 +210,7 @@ async fn what_is_over_a_limit_is_named() {
 /// At its disk cap a namespace refuses publications and takes deletions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_namespace_refuses_publications() {
-    let all = crate::support::TestNamespace { name: "demo", nodes: vec![0] };
+    let all = crate::support::TestNamespace::on("demo", vec![0]);
     let mesh = Mesh::with_config(1, &[all], |_, config| {
         config.limits.namespace_disk_cap_bytes = 64 * 1024;
     })

@@ -72,6 +72,7 @@ async fn create_namespace(control_plane: SocketAddr, name: &str) {
         name: name.to_owned(),
         groups: vec!["all".to_owned()],
         disk_cap_bytes: 0,
+        retention: None,
     };
     let mut topology = services::topology::client(channel(control_plane));
     topology.create_namespace(request).await.expect("it is stored");
@@ -241,6 +242,7 @@ async fn a_member_that_joins_at_runtime_takes_over_everything() {
             name: name.clone(),
             groups: vec!["growing".to_owned()],
             disk_cap_bytes: 0,
+            retention: None,
         };
         topology.create_namespace(request).await.expect("it is stored");
         create_channel(&north, name).await;

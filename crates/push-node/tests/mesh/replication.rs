@@ -103,10 +103,8 @@ async fn a_node_serves_alone() {
 /// METHOD M15: a namespace is at the nodes of its groups and at no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn data_stays_in_its_groups() {
-    let namespaces = [
-        TestNamespace { name: "demo", nodes: vec![0, 1] },
-        TestNamespace { name: "other", nodes: vec![1, 2] },
-    ];
+    let namespaces =
+        [TestNamespace::on("demo", vec![0, 1]), TestNamespace::on("other", vec![1, 2])];
     let mesh = Mesh::with_namespaces(3, &namespaces).await;
     mesh.create_channel(0, "news", &[0, 1]).await;
     mesh.publish(0, "news", "secret").await.expect("it is accepted");

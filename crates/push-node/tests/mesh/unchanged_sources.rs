@@ -37,7 +37,7 @@ async fn start_web() -> Web {
 }
 
 async fn mesh(count: usize, web: &Web) -> Mesh {
-    let all = TestNamespace { name: "demo", nodes: (0..count).collect() };
+    let all = TestNamespace::on("demo", (0..count).collect());
     Mesh::with_config(count, &[all], |_, config| {
         config.web_origin = Some(web.origin.clone());
         config.allow_private_sources = true;

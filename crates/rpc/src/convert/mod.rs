@@ -36,7 +36,8 @@ impl InvalidField {
     }
 
     /// The same, seen from the message that has the field's message as `parent`.
-    fn within(mut self, parent: &str) -> Self {
+    #[must_use]
+    pub fn within(mut self, parent: &str) -> Self {
         let separator = if self.field.is_empty() { "" } else { "." };
         self.field = format!("{parent}{separator}{}", self.field);
         self

@@ -9,12 +9,15 @@ use interlock_core::identity::{
 };
 use interlock_core::limits::{MAX_FRAME_MESSAGES, MAX_MESSAGE_NUMBER, MAX_PAYLOAD_BYTES};
 use interlock_core::names::{GroupName, NamespaceName, NodeName, RegionName};
+use interlock_core::projection::channel_index::ChannelHash;
 use interlock_core::replication::frames::{
     BaseEntries, Fact, Frame, Heartbeat, Hello, Hole, LogOffer, Member, Nack, NackReason,
-    NamespaceDigest, Offer, ReceiverFrame, Refused, SenderFrame, Unwant, Want, Welcome,
+    NamespaceDigest, Offer, ReceiverFrame, Refused, SenderFrame, TrimPoint, Unwant, Want, Welcome,
 };
 use interlock_core::replication::rows::Row;
-use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Topology};
+use interlock_core::topology::{
+    Founder, Group, Namespace, Node, NodeState, Retention, Topology, WhenFull,
+};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -82,6 +85,11 @@ fn topology() -> Topology {
             name: NamespaceName::parse("news").expect("valid"),
             groups: vec![group],
             disk_cap_bytes: 1 << 40,
+            retention: Retention {
+                age_seconds: 86_400,
+                bytes: 1 << 30,
+                when_full: WhenFull::Release,
+            },
             founders: vec![Founder { node: NodeNumber::new(1), opened: true }],
         }],
     }
@@ -120,7 +128,7 @@ fn sender_frames() -> Vec<SenderFrame> {
             first_m_id: MessageNumber::new(10),
             previous_hash: mark(9).hash,
             age_milliseconds: 17,
-            last_age_milliseconds: 0,
+            last_age_milliseconds: 5,
             sends: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
         }),
         SenderFrame::Hole(Hole {
@@ -132,6 +140,11 @@ fn sender_frames() -> Vec<SenderFrame> {
         SenderFrame::BaseEntries(BaseEntries {
             namespace: NamespaceNumber::new(3),
             directory: vec![Bytes::from_static(b"entry")],
+            trim_points: vec![TrimPoint {
+                log: log(),
+                channel: ChannelHash::of("news"),
+                m_id: MessageNumber::new(7),
+            }],
             last: true,
         }),
         SenderFrame::Topology(Arc::new(topology())),

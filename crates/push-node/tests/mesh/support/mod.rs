@@ -29,6 +29,15 @@ pub struct TestNamespace {
     pub name: &'static str,
     /// The nodes' indices whose regions hold it.
     pub nodes: Vec<usize>,
+    /// More lines of the topology file about it.
+    pub options: &'static str,
+}
+
+impl TestNamespace {
+    /// One that keeps everything.
+    pub const fn on(name: &'static str, nodes: Vec<usize>) -> Self {
+        Self { name, nodes, options: "" }
+    }
 }
 
 /// One node of the mesh; it may be down.
@@ -48,7 +57,7 @@ impl Mesh {
     /// As many nodes, each in a region of its own, with one namespace `demo` on
     /// all of them.
     pub async fn start(count: usize) -> Self {
-        let all = TestNamespace { name: "demo", nodes: (0..count).collect() };
+        let all = TestNamespace::on("demo", (0..count).collect());
         Self::with_namespaces(count, &[all]).await
     }
 
@@ -281,8 +290,8 @@ fn topology_text(addresses: &[(SocketAddr, SocketAddr)], namespaces: &[TestNames
         let placed = regions(&mut namespace.nodes.iter().copied());
         text.push_str(&format!(
             "[[groups]]\nnumber = {number}\nname = \"group-{number}\"\nregions = [{placed}]\n\
-             [[namespaces]]\nnumber = {number}\nname = \"{}\"\ngroups = [\"group-{number}\"]\n",
-            namespace.name
+             [[namespaces]]\nnumber = {number}\nname = \"{}\"\ngroups = [\"group-{number}\"]\n{}\n",
+            namespace.name, namespace.options
         ));
     }
     text

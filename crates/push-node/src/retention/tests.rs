@@ -1,0 +1,163 @@
+//! What is trimmed, over real storage in memory.
+
+use bytes::Bytes;
+use interlock_core::admission::AppendEntry;
+use interlock_core::clock::HybridTime;
+use interlock_core::identity::{
+    Epoch, Incarnation, PathName, RegisterVersion, ShardNumber, TopologyVersion,
+};
+use interlock_core::message::{Message, MessageKind};
+use interlock_core::names::ChannelName;
+use interlock_core::replication::rows::Row;
+use interlock_storage::{AppendBatch, MemoryDisk, MemoryStorage};
+
+use super::*;
+
+const NAMESPACE: NamespaceNumber = NamespaceNumber::new(1);
+const SECOND: u64 = 1_000;
+
+fn name(origin: u32) -> LogName {
+    let path = PathName {
+        namespace: NAMESPACE,
+        shard: ShardNumber::new(0),
+        origin: NodeNumber::new(origin),
+    };
+    path.log(Incarnation::new(7).expect("not zero"))
+}
+
+fn number(m_id: u64) -> MessageNumber {
+    MessageNumber::new(m_id)
+}
+
+/// Two logs in a storage; all that is appended becomes durable.
+struct Logs {
+    storage: MemoryStorage,
+    hashes: BTreeMap<LogName, (u64, interlock_core::identity::ChainHash)>,
+}
+
+impl Logs {
+    fn new() -> Self {
+        let (storage, _) = MemoryStorage::open(&MemoryDisk::new()).expect("an empty disk");
+        Self { storage, hashes: BTreeMap::new() }
+    }
+
+    /// Appends messages of 1,000 bytes that were accepted at a second.
+    fn append(&mut self, origin: u32, count: u64, second: u64) {
+        let log = name(origin);
+        let row = Row { log, parents: Vec::new() };
+        let (mut last, mut hash) = self.hashes.get(&log).copied().unwrap_or((0, row.start_hash()));
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            last += 1;
+            let message = Message {
+                m_id: number(last),
+                groups: Vec::new(),
+                kind: MessageKind::Publication,
+                stamp: HybridTime::new(last),
+                parents: Vec::new(),
+                topology_version: TopologyVersion::default(),
+                channel: ChannelName::parse("news").expect("a name").into(),
+                epoch: Epoch::new(1),
+                version: RegisterVersion::new(1),
+                key: Bytes::new(),
+                publisher: None,
+                possibly_repeated: false,
+                trace: None,
+                payload: vec![0; 1_000].into(),
+            };
+            let bytes = message.encode();
+            hash = hash.then(&bytes);
+            let (m_id, stamp) = (message.m_id, message.stamp);
+            let row = (last == 1).then(|| row.clone());
+            entries.push(AppendEntry { log, row, m_id, bytes, hash, stamp });
+        }
+        self.hashes.insert(log, (last, hash));
+        let at = WallTime::new(second * SECOND);
+        self.storage.append(&AppendBatch::new(at, entries)).expect("the disk works");
+        self.storage.sync().expect("the disk works");
+    }
+
+    /// As the others hold them up to these numbers.
+    fn held(&self, by_all: &[(u32, u64)]) -> Vec<HeldLog> {
+        by_all
+            .iter()
+            .map(|(origin, held_by_all)| HeldLog {
+                log: name(*origin),
+                floor: MessageNumber::ZERO,
+                durable: number(self.hashes[&name(*origin)].0),
+                held_by_all: number(*held_by_all),
+            })
+            .collect()
+    }
+
+    fn plan(&self, second: u64, by_all: &[(u32, u64)], limits: Limits) -> Plan {
+        let now = WallTime::new(second * SECOND);
+        plan(&self.storage, now, &self.held(by_all), &limits).expect("the disk works")
+    }
+}
+
+fn limits(retention: Retention) -> Limits {
+    Limits { namespace: NAMESPACE, retention, cap: 0, least: 1 }
+}
+
+/// Ten seconds of two logs, 100 messages each second.
+fn ten_seconds() -> Logs {
+    let mut logs = Logs::new();
+    for second in 1..=10 {
+        logs.append(1, 100, second);
+        logs.append(2, 100, second);
+    }
+    logs
+}
+
+#[test]
+fn what_is_too_old_goes_as_far_as_all_hold_it() {
+    let logs = ten_seconds();
+    let age = Retention { age_seconds: 6, ..Retention::default() };
+    let plan = logs.plan(10, &[(1, 1_000), (2, 150)], limits(age));
+    // Accepted before second 4: three seconds' worth.
+    assert_eq!(plan.trims, [(name(1), number(300)), (name(2), number(150))]);
+    assert_eq!(plan.released, []);
+    let never = logs.plan(10, &[(1, 1_000), (2, 1_000)], limits(Retention::default()));
+    assert_eq!(never, Plan::default());
+}
+
+#[test]
+fn too_much_loses_its_oldest_in_all_logs_alike() {
+    let logs = ten_seconds();
+    let total = logs.storage.log_bytes(NAMESPACE);
+    let half = Retention { bytes: total / 2, ..Retention::default() };
+    let plan = logs.plan(10, &[(1, 1_000), (2, 1_000)], limits(half));
+    // A half, and a sixteenth of the limit for headroom.
+    assert_eq!(plan.trims, [(name(1), number(600)), (name(2), number(600))]);
+    let enough = Retention { bytes: total, ..Retention::default() };
+    assert_eq!(logs.plan(10, &[(1, 1_000), (2, 1_000)], limits(enough)), Plan::default());
+    // Where the others hold only a little, only that goes.
+    let plan = logs.plan(10, &[(1, 50), (2, 0)], limits(half));
+    assert_eq!(plan.trims, [(name(1), number(50))]);
+}
+
+#[test]
+fn at_the_cap_a_member_that_is_behind_holds_nothing_back() {
+    let logs = ten_seconds();
+    let total = logs.storage.log_bytes(NAMESPACE);
+    let at_cap = Limits { cap: total, ..limits(Retention::default()) };
+    let plan = logs.plan(10, &[(1, 1_000), (2, 0)], at_cap);
+    assert_eq!(plan.trims, [(name(1), number(200)), (name(2), number(200))]);
+    assert_eq!(plan.released, [(name(2), number(200))]);
+    let below = Limits { cap: total * 2, ..limits(Retention::default()) };
+    assert_eq!(logs.plan(10, &[(1, 1_000), (2, 0)], below), Plan::default());
+}
+
+#[test]
+fn a_few_messages_wait_for_more() {
+    let logs = ten_seconds();
+    let age = Retention { age_seconds: 8, ..Retention::default() };
+    let patient = Limits { least: 256, ..limits(age) };
+    assert_eq!(logs.plan(10, &[(1, 1_000), (2, 1_000)], patient).trims, []);
+    // All of a log that has ended is worth it.
+    let plan = logs.plan(100, &[(1, 1_000), (2, 1_000)], patient);
+    assert_eq!(plan.trims, [(name(1), number(1_000)), (name(2), number(1_000))]);
+    // A clock that was set back takes nothing away.
+    assert_eq!(logs.plan(1, &[(1, 1_000), (2, 1_000)], patient).trims, []);
+}
