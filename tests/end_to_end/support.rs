@@ -123,7 +123,7 @@ impl World {
     /// Marks with hashes of all logs, and digests of all namespaces.
     pub(crate) async fn held(&self, region: &str) -> Result<v1::VerifyResponse, Status> {
         let (_, mut node) = self.client.nodes(region).expect("a node").remove(0);
-        let request = v1::VerifyRequest { namespace: String::new() };
+        let request = v1::VerifyRequest::default();
         let mut held = node.verify(request).await?.into_inner();
         held.logs.sort_by_key(|mark| {
             mark.log.map(|log| (log.namespace, log.origin, log.incarnation, log.shard))

@@ -140,7 +140,7 @@ async fn held(client: &Client, region: &str) -> Result<v1::VerifyResponse, Statu
     if let Some(peer) = status.peers.iter().find(|peer| peer.queue_messages > 0) {
         return Err(Status::unavailable(format!("{region} has a queue: {peer:?}")));
     }
-    let request = v1::VerifyRequest { namespace: String::new() };
+    let request = v1::VerifyRequest::default();
     let mut held = node.verify(request).await?.into_inner();
     held.logs.sort_by_key(|mark| {
         mark.log.map(|log| (log.namespace, log.origin, log.incarnation, log.shard))

@@ -39,6 +39,8 @@ enum Command {
     Status(commands::status::Arguments),
     /// Messages that peers have not acknowledged yet.
     Lag,
+    /// Whether all members hold the same, and which message differs first.
+    Verify(commands::verify::Arguments),
     /// Groups: named sets of regions.
     #[command(subcommand)]
     Group(commands::groups::Command),
@@ -92,6 +94,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match command {
         Command::Status(arguments) => commands::status::run(&target, &arguments).await,
         Command::Lag => commands::lag::run(&target).await,
+        Command::Verify(arguments) => commands::verify::run(&target, &arguments).await,
         Command::Group(command) => commands::groups::run(&target, command).await,
         Command::Namespace(command) => commands::namespaces::run(&target, command).await,
         Command::Channel(command) => commands::channels::run(&target, command).await,

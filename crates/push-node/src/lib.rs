@@ -71,6 +71,7 @@ mod tail_cache;
 mod tasks;
 mod threads;
 mod topology_state;
+mod verification;
 mod work_queue;
 mod writer_commands;
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use interlock_core::identity::{LogName, MessageNumber};
+use interlock_core::limits::MAX_VERIFIED_LOGS;
 use interlock_rpc::convert::identity::namespace_name;
+use interlock_rpc::convert::{IntoCore as _, InvalidField};
 use interlock_rpc::services::node::Service;
 use interlock_rpc::status::{Reason, refusal};
 use interlock_rpc::v1;
@@ -12,8 +15,9 @@ use tonic::{Request, Response, Status};
 
 use crate::context::NodeContext;
 use crate::drain::until_drained;
-use crate::refusals::ending_status;
-use crate::status::{VerifyError, node_status, verify};
+use crate::refusals::{ending_status, storage_status};
+use crate::status::node_status;
+use crate::verification::{VerifyError, hashes_at, verify};
 
 /// Serves operators.
 #[derive(Clone)]
@@ -56,7 +60,12 @@ impl Service for NodeServer {
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<v1::VerifyResponse>, Status> {
-        let name = request.into_inner().namespace;
+        let v1::VerifyRequest { namespace: name, points } = request.into_inner();
+        if !points.is_empty() {
+            let points = log_points(points)?;
+            let hashes = hashes_at(&self.context, points).await;
+            return Ok(Response::new(hashes.map_err(|error| storage_status(&error))?));
+        }
         let namespace = match name.as_str() {
             "" => None,
             name => {
@@ -74,4 +83,22 @@ impl Service for NodeServer {
         })?;
         Ok(Response::new(verified))
     }
+}
+
+/// The messages whose chain hashes are asked for.
+fn log_points(points: Vec<v1::LogMark>) -> Result<Vec<(LogName, MessageNumber)>, Status> {
+    if points.len() > MAX_VERIFIED_LOGS {
+        let text = format!("has {} entries, more than {MAX_VERIFIED_LOGS}", points.len());
+        return Err(InvalidField::new("points", text).into());
+    }
+    points
+        .into_iter()
+        .enumerate()
+        .map(|(index, point)| {
+            let at = |error: InvalidField| error.within(&format!("points[{index}]"));
+            let log = point.log.ok_or_else(|| at(InvalidField::missing("log")))?;
+            let log = log.into_core().map_err(at)?;
+            Ok((log, MessageNumber::new(point.m_id)))
+        })
+        .collect()
 }

@@ -7,14 +7,11 @@ use std::sync::{Arc, Weak};
 
 use interlock_core::admission::Admission;
 use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber};
-use interlock_core::limits::{
-    MAX_STATUS_ALARMS, MAX_STATUS_LOGS, MAX_STATUS_QUEUES, MAX_VERIFIED_LOGS,
-};
+use interlock_core::limits::{MAX_STATUS_ALARMS, MAX_STATUS_LOGS, MAX_STATUS_QUEUES};
 use interlock_core::topology::{Node, Topology};
 use interlock_rpc::convert::IntoWire as _;
 use interlock_rpc::v1;
 use interlock_telemetry::metrics::Registry;
-use thiserror::Error;
 
 use crate::context::NodeContext;
 use crate::durable_state::DurableLog;
@@ -111,45 +108,6 @@ impl LeftOut {
     }
 }
 
-/// Why a node's state cannot be verified.
-#[derive(Debug, Error)]
-pub enum VerifyError {
-    /// The node is ending.
-    #[error(transparent)]
-    Ending(#[from] QueueClosed),
-    /// The marks do not fit into one answer.
-    #[error("{0} logs are more than one answer holds: name a namespace")]
-    TooMany(usize),
-}
-
-/// Digests and marks of one namespace's durable state, or of all.
-pub async fn verify(
-    context: &NodeContext,
-    namespace: Option<NamespaceNumber>,
-) -> Result<v1::VerifyResponse, VerifyError> {
-    let wanted = |number: NamespaceNumber| namespace.is_none_or(|wanted| wanted == number);
-    let logs = context.durable.logs(|log| wanted(log.namespace));
-    if logs.len() > MAX_VERIFIED_LOGS {
-        return Err(VerifyError::TooMany(logs.len()));
-    }
-    let numbers: Vec<NamespaceNumber> = held_namespaces(context, &context.topology.current())
-        .into_iter()
-        .filter(|number| wanted(*number))
-        .collect();
-    let tips = tips_digests(context, numbers).await?;
-    Ok(v1::VerifyResponse {
-        logs: logs.into_iter().map(|log| (log.row.log, log.durable).into_wire()).collect(),
-        namespaces: tips
-            .into_iter()
-            .map(|(number, tips)| v1::NamespaceDigest {
-                namespace: number.get(),
-                tips: bytes::Bytes::copy_from_slice(&tips),
-                state: bytes::Bytes::copy_from_slice(&state_digest(context, number)),
-            })
-            .collect(),
-    })
-}
-
 /// How the node stands, in one word.
 pub fn serving_state(context: &NodeContext, topology: &Topology) -> v1::ServingState {
     if *context.draining.borrow() {
@@ -163,12 +121,13 @@ pub fn serving_state(context: &NodeContext, topology: &Topology) -> v1::ServingS
 }
 
 /// The namespaces that this node is a member of, or still holds logs of.
-fn held_namespaces(context: &NodeContext, topology: &Topology) -> BTreeSet<NamespaceNumber> {
+pub fn held_namespaces(context: &NodeContext, topology: &Topology) -> BTreeSet<NamespaceNumber> {
     let held = context.durable.logs(|_| true).into_iter().map(|log| log.row.log.namespace);
     held.chain(topology.namespaces_of(context.me().node)).collect()
 }
 
-async fn tips_digests(
+/// The digests of what is held of namespaces durably.
+pub async fn tips_digests(
     context: &NodeContext,
     numbers: Vec<NamespaceNumber>,
 ) -> Result<Vec<(NamespaceNumber, [u8; 16])>, QueueClosed> {
@@ -178,7 +137,8 @@ async fn tips_digests(
     context.writer.look(digest).await
 }
 
-fn state_digest(context: &NodeContext, number: NamespaceNumber) -> [u8; 16] {
+/// The digest of a namespace's channels.
+pub fn state_digest(context: &NodeContext, number: NamespaceNumber) -> [u8; 16] {
     context.directories.namespace(number).read(|directory| directory.digest())
 }
 

@@ -1,4 +1,4 @@
-//! One file a command.
+//! A file for each noun of the command line.
 
 pub(crate) mod apply;
 pub(crate) mod bench;
@@ -19,3 +19,4 @@ mod reports;
 pub(crate) mod status;
 pub(crate) mod subscribe;
 mod verdict;
+pub(crate) mod verify;

@@ -206,7 +206,7 @@ impl Mesh {
 
     /// The durable marks of one node, by log, and the digests of its namespaces.
     pub async fn verify(&self, index: usize) -> Result<v1::VerifyResponse, Status> {
-        let request = v1::VerifyRequest { namespace: String::new() };
+        let request = v1::VerifyRequest::default();
         Ok(self.node(index).verify(request).await?.into_inner())
     }
 
