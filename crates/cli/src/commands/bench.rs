@@ -16,6 +16,8 @@ use crate::target::{ChannelPath, Target};
 
 /// Bytes of a payload that carry the intended send time.
 const STAMP_BYTES: usize = 8;
+/// Bytes before them that tell the run.
+const RUN_BYTES: usize = 8;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -60,7 +62,8 @@ pub(crate) async fn run(target: &Target, command: Command) -> Result<()> {
             publish(target, &channel, seconds, size, batch.max(1), &durability).await
         }
         Command::Latency { channel, to, seconds, rate, size } => {
-            latency(target, &channel, &to, seconds, rate.max(1), size.max(STAMP_BYTES)).await
+            latency(target, &channel, &to, seconds, rate.max(1), size.max(RUN_BYTES + STAMP_BYTES))
+                .await
         }
     }
 }
@@ -145,6 +148,24 @@ async fn latency(
         &channel.namespace,
         PublisherOptions::default(),
     );
+    // Messages of this run are told from others', such as those of a run before that
+    // are still on their way. One goes ahead: when it has come, the way is free.
+    let run: [u8; RUN_BYTES] = rand::random();
+    let outgoing = |stamp: u64| {
+        let mut payload = vec![b'x'; size];
+        payload[..RUN_BYTES].copy_from_slice(&run);
+        payload[RUN_BYTES..RUN_BYTES + STAMP_BYTES].copy_from_slice(&stamp.to_be_bytes());
+        Outgoing { channel: channel.channel.clone(), payload: payload.into(), ..Default::default() }
+    };
+    drop(publisher.publish(vec![outgoing(0)]).await?);
+    while !subscriber
+        .next()
+        .await?
+        .context("the subscription ended")?
+        .deliveries
+        .into_iter()
+        .any(|delivery| stamp_of(delivery, run).is_some())
+    {}
     let total = seconds * rate;
     let origin = Instant::now();
     let receiving = tokio::spawn(async move {
@@ -152,14 +173,8 @@ async fn latency(
         while histogram.len() < total {
             let Some(received) = subscriber.next().await? else { bail!("the subscription ended") };
             let now = micros(origin.elapsed());
-            for delivery in received.deliveries {
-                if let Some(v1::delivery::Event::Message(message)) = delivery.event {
-                    let stamp = message
-                        .payload
-                        .first_chunk::<STAMP_BYTES>()
-                        .context("a foreign message came")?;
-                    histogram.record(now.saturating_sub(u64::from_be_bytes(*stamp)).max(1))?;
-                }
+            for stamp in received.deliveries.into_iter().filter_map(|it| stamp_of(it, run)) {
+                histogram.record(now.saturating_sub(stamp).max(1))?;
             }
         }
         Ok(histogram)
@@ -169,14 +184,7 @@ async fn latency(
     for number in 0..total {
         let intended = Duration::from_nanos(number * 1_000_000_000 / rate);
         tokio::time::sleep_until((origin + intended).into()).await;
-        let mut payload = vec![b'x'; size];
-        payload[..STAMP_BYTES].copy_from_slice(&micros(intended).to_be_bytes());
-        let outgoing = Outgoing {
-            channel: channel.channel.clone(),
-            payload: payload.into(),
-            ..Default::default()
-        };
-        drop(publisher.publish(vec![outgoing]).await?);
+        drop(publisher.publish(vec![outgoing(micros(intended))]).await?);
     }
     let histogram = receiving.await??;
     publisher.finish().await;
@@ -196,6 +204,14 @@ async fn latency(
             percentiles_text(&histogram)
         )
     })
+}
+
+/// When a message of this run was meant to be sent.
+fn stamp_of(delivery: v1::Delivery, run: [u8; RUN_BYTES]) -> Option<u64> {
+    let Some(v1::delivery::Event::Message(message)) = delivery.event else { return None };
+    let (found, rest) = message.payload.split_first_chunk::<RUN_BYTES>()?;
+    let stamp = rest.first_chunk::<STAMP_BYTES>()?;
+    (*found == run).then(|| u64::from_be_bytes(*stamp))
 }
 
 fn micros(duration: Duration) -> u64 {
