@@ -139,6 +139,7 @@ impl World {
     fn finish(&mut self) {
         self.phase = Phase::Over;
         self.collect_final_state();
+        self.resume_kept_cursors();
         self.count();
         let nodes: Vec<NodeNumber> = self.final_state.nodes.keys().copied().collect();
         for node in nodes {

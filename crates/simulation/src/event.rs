@@ -51,6 +51,8 @@ pub enum Event {
     /// Somebody looks whether a process that another took the name of has
     /// driven out what it has.
     SupersededLooked(Endpoint),
+    /// A gateway and its subscribers go on.
+    GatewayRuns(NodeNumber),
     /// Somebody copies a node's disk.
     DiskCopied(MachineName),
     /// Something goes wrong.
@@ -116,6 +118,7 @@ impl fmt::Display for Event {
             Self::TopologyTold(node, topology) => {
                 write!(f, "n{node} is told topology {}", topology.version)
             }
+            Self::GatewayRuns(node) => write!(f, "gateway of n{node}"),
             Self::DiskCopied(node) => write!(f, "n{node}'s disk is copied"),
             Self::Fault(kind) => write!(f, "FAULT {kind}"),
             Self::FlapsAgain(one, other, times) => {

@@ -48,6 +48,16 @@ pub struct Statistics {
     pub stray_requests: u64,
     /// Answers that never arrived.
     pub lost_replies: u64,
+    /// Subscriptions that were begun.
+    pub subscriptions: u64,
+    /// Publications that subscribers got.
+    pub delivered: u64,
+    /// Gaps that they were told.
+    pub gaps: u64,
+    /// Cursors that they kept.
+    pub kept_cursors: u64,
+    /// Resumptions of kept cursors at the end, each at one member.
+    pub resumed_cursors: u64,
     /// Members that took over the state of a namespace.
     pub backfills: u64,
     /// How long the world ran, on its own clock.
@@ -86,6 +96,11 @@ impl Statistics {
         self.lost_requests += other.lost_requests;
         self.stray_requests += other.stray_requests;
         self.lost_replies += other.lost_replies;
+        self.subscriptions += other.subscriptions;
+        self.delivered += other.delivered;
+        self.gaps += other.gaps;
+        self.kept_cursors += other.kept_cursors;
+        self.resumed_cursors += other.resumed_cursors;
         self.backfills += other.backfills;
         self.virtual_time += other.virtual_time;
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);

@@ -25,6 +25,7 @@ use crate::random::Random;
 use crate::requests::Reply;
 use crate::scenario::{Restrictions, Scenario, Span};
 use crate::statistics::Statistics;
+use crate::subscriptions::Subscriptions;
 use crate::trace::{Listener, Trace};
 
 /// More events than any honest run has: a storm, or a clock that stands still.
@@ -62,6 +63,7 @@ pub struct World {
     /// Frames and complaints before it had to be quiet.
     pub(crate) quiet_from: (u64, u64),
     pub(crate) final_state: FinalState,
+    pub(crate) subscriptions: Subscriptions,
     trace: Trace,
     processes: u64,
     /// Machines that second processes were started on.
@@ -113,6 +115,7 @@ impl World {
             phase: Phase::Faults,
             quiet_from: (0, 0),
             final_state: FinalState::default(),
+            subscriptions: Subscriptions::draw(seed, &scenario),
             trace: Trace::new(listener),
             processes: 0,
             second_processes: 0,
@@ -137,6 +140,7 @@ impl World {
         }
         let faults: Vec<FaultKind> = self.scenario.faults.keys().copied().collect();
         faults.into_iter().for_each(|kind| self.schedule_fault(kind));
+        self.begin_subscriptions();
         self.queue.push(self.scenario.heal_at(), Event::Heal);
     }
 
@@ -201,7 +205,7 @@ impl World {
         if self.is_void(&event) {
             return;
         }
-        if !matches!(event, Event::Deliver(_)) {
+        if !matches!(event, Event::Deliver(_) | Event::GatewayRuns(_)) {
             self.note(&event);
         }
         match event {
@@ -254,6 +258,7 @@ impl World {
                 let endpoint = self.machine(node).endpoint();
                 self.dispatch(endpoint, Input::Topology(topology));
             }
+            Event::GatewayRuns(node) => self.run_gateway(node),
             Event::DiskCopied(node) => {
                 self.machine(node).save_copy();
                 let after = self.random.duration(Duration::from_secs(2), Duration::from_secs(8));

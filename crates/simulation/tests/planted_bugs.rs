@@ -20,7 +20,7 @@ struct Case {
     seeds: u64,
 }
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 24] = [
     Case {
         bug: PlantedBug::AcknowledgedBeforeSync,
         promises: &[Promise::AcknowledgedSurvives],
@@ -123,6 +123,42 @@ const CASES: [Case; 18] = [
         promises: &[Promise::Residency],
         faults: &[],
         seeds: 10,
+    },
+    Case {
+        bug: PlantedBug::UnseenOriginSkipped,
+        promises: &[Promise::HonestCursors],
+        faults: &[],
+        seeds: 10,
+    },
+    Case {
+        bug: PlantedBug::ForkTailDropped,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::RestoredCopy],
+        seeds: 60,
+    },
+    Case {
+        bug: PlantedBug::UnknownTipsForgotten,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::Partition, FaultKind::Crash],
+        seeds: 60,
+    },
+    Case {
+        bug: PlantedBug::UntilJudgedUnknown,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::WipedDisk, FaultKind::Partition, FaultKind::Crash],
+        seeds: 400,
+    },
+    Case {
+        bug: PlantedBug::ParentsReadLast,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::Crash],
+        seeds: 20,
+    },
+    Case {
+        bug: PlantedBug::SaidAgainShownAgain,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::WipedDisk],
+        seeds: 20,
     },
 ];
 

@@ -4,6 +4,7 @@
 mod acknowledged;
 mod backfill;
 mod convergence;
+mod cursors;
 mod deletion;
 mod disks;
 mod identity;
@@ -46,6 +47,8 @@ pub enum Promise {
     Convergence,
     /// I7: what is deleted stays deleted.
     DeletedStays,
+    /// I8: cursors are honest.
+    HonestCursors,
     /// I10: one name, one content.
     OneContent,
     /// I10: once connected, one process per node name accepts.
@@ -70,6 +73,7 @@ impl Promise {
             Self::NothingInvented => "I5",
             Self::Convergence => "I6",
             Self::DeletedStays => "I7",
+            Self::HonestCursors => "I8",
             Self::OneContent | Self::OneHolder => "I10",
             Self::Residency => "I12",
             Self::WholeState => "whole state",
@@ -153,7 +157,7 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
             findings.broken(format!("{}: {conflict}", log.row.log));
         }
     }
-    let checkers: [(Promise, Checker); 11] = [
+    let checkers: [(Promise, Checker); 12] = [
         (Promise::AcknowledgedSurvives, acknowledged::check),
         (Promise::NothingLost, nothing_lost::check),
         (Promise::AppliedOnce, once::check),
@@ -161,6 +165,7 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
         (Promise::NothingInvented, invented::check),
         (Promise::Convergence, convergence::check),
         (Promise::DeletedStays, deletion::check),
+        (Promise::HonestCursors, cursors::check),
         (Promise::OneContent, identity::check),
         (Promise::OneHolder, one_holder::check),
         (Promise::Residency, residency::check),

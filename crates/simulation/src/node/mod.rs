@@ -8,6 +8,7 @@
 
 mod facts;
 mod fencing;
+mod journal;
 mod links;
 mod messages;
 mod planted;
@@ -21,6 +22,7 @@ mod topology;
 mod waiting;
 mod writing;
 
+pub use self::journal::{JournalPosition, JournalRead, JournalSnapshot};
 pub use self::messages::{Input, Output};
 pub use self::readiness::readiness_document;
 pub use self::topology::TOPOLOGY_DOCUMENT;
@@ -47,6 +49,7 @@ use crate::opening::OpeningError;
 use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 
+use self::journal::Journal;
 use self::links::{Inbound, Outbound, OutboundState, open_of};
 use self::planted::{misread, widened};
 use self::readiness::Readiness;
@@ -89,6 +92,7 @@ pub struct Process {
     synced: Ticket,
     sync: Option<Sync>,
     durable: BTreeMap<LogName, DurableLog>,
+    journal: Journal,
     sources: LogSources,
     facts: Acknowledgements,
     waiters: Vec<Waiter>,
@@ -151,8 +155,10 @@ impl Process {
         directories.set_opening(incarnation);
         let mut sources = LogSources::new(opening, node.region.clone());
         let mut durable = BTreeMap::new();
+        let mut journal = Journal::default();
         for log in &recovery.logs {
             sources.mark_appended(Moment::START, &log.row.log, log.mark.m_id);
+            journal.enter(&log.row);
             durable.insert(log.row.log, DurableLog { row: log.row.clone(), mark: log.mark });
         }
         let others: Vec<MemberRecord> =
@@ -177,6 +183,7 @@ impl Process {
             synced: Ticket::ZERO,
             sync: None,
             durable,
+            journal,
             sources,
             facts: Acknowledgements::from_checkpoint(&others),
             waiters: Vec::new(),

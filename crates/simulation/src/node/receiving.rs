@@ -59,6 +59,7 @@ impl Process {
     /// Answers a peer's greeting with what this node holds.
     fn introduce(&mut self, stream: StreamNumber, hello: &Hello, random: &mut Random) {
         let peer = hello.member.opening.node;
+        self.journal.introduced(hello.member.opening, self.now);
         if let Some(older) = self.current_inbound.insert(peer, stream) {
             // Its place is taken: its end tells nobody anything.
             self.inbound.remove(&older);

@@ -46,6 +46,7 @@ impl Process {
                 if let Some(outbound) = self.outbound.get_mut(&peer) {
                     outbound.attempts = 0;
                 }
+                self.journal.introduced(welcome.member.opening, self.now);
                 self.welcomes.insert(peer, welcome.member.opening);
                 self.record_fact(&welcome.fact(), true);
                 self.command(Command::Examine(peer, welcome.marks));
