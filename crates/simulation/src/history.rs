@@ -29,6 +29,11 @@ impl ClientNumber {
     pub const fn new(raw: u32) -> Self {
         Self(raw)
     }
+
+    /// The raw number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
 }
 
 impl std::fmt::Display for ClientNumber {
@@ -52,6 +57,8 @@ pub enum Attempt {
         payload: Bytes,
         /// The place in a session.
         position: Option<(SessionId, PublisherSequence)>,
+        /// It says of itself that it may be a repeat.
+        possibly_repeated: bool,
     },
     /// To create a channel.
     Create {

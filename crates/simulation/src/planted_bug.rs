@@ -56,11 +56,13 @@ pub enum PlantedBug {
     ParentsReadLast,
     /// What a node says again, having lost its disk, reaches all readers again.
     SaidAgainShownAgain,
+    /// A publisher does not say of what it publishes again that it may be a repeat.
+    RepeatsUndeclared,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::AcknowledgedBeforeSync,
         Self::RepeatAnsweredBeforeSync,
         Self::AppendedToldAsHeld,
@@ -85,5 +87,6 @@ impl PlantedBug {
         Self::UntilJudgedUnknown,
         Self::ParentsReadLast,
         Self::SaidAgainShownAgain,
+        Self::RepeatsUndeclared,
     ];
 }

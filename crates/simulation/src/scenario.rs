@@ -76,11 +76,19 @@ pub struct Restrictions {
     pub always: BTreeSet<FaultKind>,
     /// Exactly so many nodes.
     pub nodes: Option<u64>,
+    /// Whether publishers go elsewhere when their node does not answer; else the
+    /// seed decides.
+    pub moving_publishers: Option<bool>,
 }
 
 impl Default for Restrictions {
     fn default() -> Self {
-        Self { allowed: FaultKind::ALL.into(), always: BTreeSet::new(), nodes: None }
+        Self {
+            allowed: FaultKind::ALL.into(),
+            always: BTreeSet::new(),
+            nodes: None,
+            moving_publishers: None,
+        }
     }
 }
 
@@ -102,6 +110,12 @@ impl Scenario {
         }
         let clients = draw_clients(random, &topology, fault_time);
         Self { topology, clients, faults, weather: draw_weather(random), fault_time }
+    }
+
+    /// Lets publishers go to other nodes.
+    pub fn let_publishers_move(&mut self) {
+        let nodes: Vec<NodeNumber> = self.topology.nodes.iter().map(|node| node.number).collect();
+        self.clients.iter_mut().for_each(|(_, place)| place.elsewhere.clone_from(&nodes));
     }
 
     /// When the faults stop.
@@ -198,6 +212,7 @@ fn draw_clients(
                     Place {
                         client: ClientNumber::new(number),
                         node: node.number,
+                        elsewhere: Vec::new(),
                         namespace,
                         channels: channels.clone(),
                         operations,
@@ -251,6 +266,7 @@ mod tests {
             allowed: BTreeSet::new(),
             always: [FaultKind::Crash].into(),
             nodes: Some(2),
+            moving_publishers: None,
         };
         for seed in 0..50 {
             let scenario = Scenario::draw(&mut Random::new(seed), &restrictions);

@@ -87,7 +87,10 @@ impl World {
         listener: Option<Listener>,
     ) -> Self {
         let mut random = Random::new(seed);
-        let scenario = Scenario::draw(&mut random, restrictions);
+        let mut scenario = Scenario::draw(&mut random, restrictions);
+        if restrictions.moving_publishers.unwrap_or_else(|| Random::new(!seed).chance(50)) {
+            scenario.let_publishers_move();
+        }
         let topology = Arc::new(scenario.topology.clone());
         let machines = topology.nodes.iter().map(|node| Machine::new(0, node.clone()));
         let machines = machines.map(|machine| (machine.name, machine)).collect();

@@ -20,7 +20,7 @@ struct Case {
     seeds: u64,
 }
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 25] = [
     Case {
         bug: PlantedBug::AcknowledgedBeforeSync,
         promises: &[Promise::AcknowledgedSurvives],
@@ -160,6 +160,12 @@ const CASES: [Case; 24] = [
         faults: &[FaultKind::WipedDisk],
         seeds: 20,
     },
+    Case {
+        bug: PlantedBug::RepeatsUndeclared,
+        promises: &[Promise::AppliedOnce],
+        faults: &[FaultKind::Crash],
+        seeds: 10,
+    },
 ];
 
 fn seed_that_finds(case: &Case) -> Option<u64> {
@@ -167,6 +173,7 @@ fn seed_that_finds(case: &Case) -> Option<u64> {
         always: case.faults.iter().copied().collect(),
         allowed: BTreeSet::new(),
         nodes: None,
+        moving_publishers: None,
     };
     let options = RunOptions { restrictions, planted: Some(case.bug) };
     (1..=case.seeds).find(|seed| {
@@ -201,6 +208,7 @@ fn the_same_scenarios_are_clean_without_a_bug() {
             always: case.faults.iter().copied().collect(),
             allowed: BTreeSet::new(),
             nodes: None,
+            moving_publishers: None,
         };
         let options = RunOptions { restrictions, planted: None };
         for seed in 1..=case.seeds.min(10) {

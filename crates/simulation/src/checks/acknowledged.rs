@@ -71,10 +71,11 @@ pub(super) fn is_content(message: &Message, attempt: &Attempt) -> bool {
             })
     };
     match attempt {
-        Attempt::Publish { channel, payload, .. } => {
+        Attempt::Publish { channel, payload, possibly_repeated, .. } => {
             message.kind == MessageKind::Publication
                 && message.channel == *channel
                 && message.payload == *payload
+                && message.possibly_repeated == *possibly_repeated
         }
         Attempt::Create { channel, description } => {
             describes(channel, ChannelAction::Create, description)
