@@ -226,6 +226,16 @@ pub enum Record {
         /// The machine.
         machine: MachineName,
     },
+    /// A machine was resumed from a snapshot of its memory and disk, which goes on
+    /// as the opening that it was, from these marks.
+    Resumed {
+        /// The machine.
+        machine: MachineName,
+        /// The opening.
+        incarnation: Incarnation,
+        /// What it held.
+        logs: BTreeMap<LogName, Mark>,
+    },
     /// There is a newer topology.
     TopologyEdited(Arc<Topology>),
 }

@@ -32,6 +32,7 @@ pub mod requests;
 pub mod run;
 pub mod scenario;
 mod second_process;
+mod snapshots;
 pub mod statistics;
 mod subscriptions;
 pub mod trace;

@@ -58,11 +58,14 @@ pub enum PlantedBug {
     SaidAgainShownAgain,
     /// A publisher does not say of what it publishes again that it may be a repeat.
     RepeatsUndeclared,
+    /// What others say of the logs that a process writes is not compared with what
+    /// it wrote.
+    OwnMarksIgnored,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AcknowledgedBeforeSync,
         Self::RepeatAnsweredBeforeSync,
         Self::AppendedToldAsHeld,
@@ -88,5 +91,6 @@ impl PlantedBug {
         Self::ParentsReadLast,
         Self::SaidAgainShownAgain,
         Self::RepeatsUndeclared,
+        Self::OwnMarksIgnored,
     ];
 }

@@ -100,7 +100,7 @@ impl Scenario {
         let topology = draw_topology(random, nodes, regions);
         let fault_time = random.duration(Duration::from_secs(12), Duration::from_secs(30));
         let mut faults = BTreeMap::new();
-        for kind in FaultKind::ALL {
+        for kind in FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::ResumedSnapshot) {
             let is_in = random.chance(kind.percent_of_seeds());
             let interval = random.duration(fault_time / 12, fault_time / 2);
             if restrictions.always.contains(&kind) || is_in && restrictions.allowed.contains(&kind)
@@ -110,6 +110,16 @@ impl Scenario {
         }
         let clients = draw_clients(random, &topology, fault_time);
         Self { topology, clients, faults, weather: draw_weather(random), fault_time }
+    }
+
+    /// Perhaps has machines resumed from snapshots: decided apart, because it is rare
+    /// and most worlds are to be as they are without it.
+    pub fn perhaps_resume_snapshots(&mut self, random: &mut Random, restrictions: &Restrictions) {
+        let kind = FaultKind::ResumedSnapshot;
+        let is_in = random.chance(kind.percent_of_seeds()) && restrictions.allowed.contains(&kind);
+        if is_in || restrictions.always.contains(&kind) {
+            self.faults.insert(kind, self.fault_time / 4);
+        }
     }
 
     /// Lets publishers go to other nodes.

@@ -58,6 +58,12 @@ pub struct Statistics {
     pub kept_cursors: u64,
     /// Resumptions of kept cursors at the end, each at one member.
     pub resumed_cursors: u64,
+    /// Machines that were resumed from a snapshot.
+    pub resumed_snapshots: u64,
+    /// Of these, seen and ended.
+    pub resumed_and_seen: u64,
+    /// Complaints about two contents under one name.
+    pub conflicts: u64,
     /// Members that took over the state of a namespace.
     pub backfills: u64,
     /// How long the world ran, on its own clock.
@@ -101,6 +107,9 @@ impl Statistics {
         self.gaps += other.gaps;
         self.kept_cursors += other.kept_cursors;
         self.resumed_cursors += other.resumed_cursors;
+        self.resumed_snapshots += other.resumed_snapshots;
+        self.resumed_and_seen += other.resumed_and_seen;
+        self.conflicts += other.conflicts;
         self.backfills += other.backfills;
         self.virtual_time += other.virtual_time;
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);

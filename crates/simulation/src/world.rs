@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{NodeNumber, TopologyVersion};
+use interlock_core::identity::{FencingToken, MemberOpening, NodeNumber, TopologyVersion};
 use interlock_core::topology::Topology;
 
 use crate::client_traffic::ClientState;
@@ -24,6 +24,7 @@ use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 use crate::requests::Reply;
 use crate::scenario::{Restrictions, Scenario, Span};
+use crate::snapshots::ResumedOpening;
 use crate::statistics::Statistics;
 use crate::subscriptions::Subscriptions;
 use crate::trace::{Listener, Trace};
@@ -66,6 +67,8 @@ pub struct World {
     pub(crate) subscriptions: Subscriptions,
     trace: Trace,
     processes: u64,
+    /// Openings that were resumed from a snapshot, with what they held then.
+    pub(crate) resumed: Vec<ResumedOpening>,
     /// Machines that second processes were started on.
     pub(crate) second_processes: u32,
 }
@@ -91,6 +94,7 @@ impl World {
         if restrictions.moving_publishers.unwrap_or_else(|| Random::new(!seed).chance(50)) {
             scenario.let_publishers_move();
         }
+        scenario.perhaps_resume_snapshots(&mut Random::new(seed.rotate_left(32)), restrictions);
         let topology = Arc::new(scenario.topology.clone());
         let machines = topology.nodes.iter().map(|node| Machine::new(0, node.clone()));
         let machines = machines.map(|machine| (machine.name, machine)).collect();
@@ -121,6 +125,7 @@ impl World {
             subscriptions: Subscriptions::draw(seed, &scenario),
             trace: Trace::new(listener),
             processes: 0,
+            resumed: Vec::new(),
             second_processes: 0,
             scenario,
         };
@@ -256,6 +261,7 @@ impl World {
                 self.record_opened(machine.node, token, &namespaces);
             }
             Event::Registers(endpoint) => self.register_late(endpoint),
+            Event::SnapshotResumed(endpoint) => self.resume_snapshot(endpoint),
             Event::SupersededLooked(endpoint) => self.look_at_superseded(endpoint),
             Event::TopologyTold(node, topology) => {
                 let endpoint = self.machine(node).endpoint();
@@ -290,6 +296,9 @@ impl World {
             | Event::ConnectFailed(endpoint, _)
             | Event::Registers(endpoint)
             | Event::SupersededLooked(endpoint) => !self.is_running(*endpoint),
+            Event::SnapshotResumed(endpoint) => {
+                self.phase != Phase::Faults || !self.is_running(*endpoint)
+            }
             Event::Start(name) => {
                 self.machines.get(name).is_none_or(|machine| machine.process.is_some())
             }
@@ -307,13 +316,24 @@ impl World {
 
     fn start(&mut self, name: MachineName) {
         let token = self.register(name);
+        self.start_as(name, token, None);
+    }
+
+    /// Starts a process, or goes on with one from a snapshot.
+    pub(crate) fn start_as(
+        &mut self,
+        name: MachineName,
+        token: FencingToken,
+        resumed: Option<MemberOpening>,
+    ) {
         self.processes += 1;
         let config = ProcessConfig {
             frame_messages: self.scenario.weather.frame_messages,
             early_sync_percent: self.scenario.weather.early_sync_percent,
             planted: self.planted,
         };
-        let dies_percent = if self.phase == Phase::Faults { 6 } else { 0 };
+        let may_die = self.phase == Phase::Faults && resumed.is_none();
+        let dies_percent = if may_die { 6 } else { 0 };
         let starter = Starter {
             random: &mut self.random,
             now: self.now,
@@ -322,6 +342,7 @@ impl World {
             topologies: &self.topologies,
             config,
             dies_percent,
+            resumed,
         };
         let machine = self.machines.get_mut(&name).expect("the machine is there");
         match machine.start(starter) {
@@ -382,6 +403,12 @@ impl World {
                 self.spring_ambush(to.machine);
             }
             Err(error) => {
+                // What was written before may be on the disk.
+                for output in process.first_outputs() {
+                    if let Output::Record(record @ Record::Appended { .. }) = output {
+                        self.history.records.push(record);
+                    }
+                }
                 if !std::mem::take(&mut machine.disk_may_fail) {
                     self.history.incident(Some(to.node()), format!("the storage failed: {error}"));
                 }
@@ -448,6 +475,8 @@ impl World {
                     }
                     self.history.records.push(record);
                 }
+                Output::Conflict(log, what) => self.conflict_seen(node, log, &what),
+                Output::EndAsResumed(log) => self.end_resumed(node, log),
                 Output::Incident(what) => {
                     self.note(format_args!("n{node} INCIDENT {what}"));
                     self.history.incident(Some(node.node), what);

@@ -20,7 +20,7 @@ struct Case {
     seeds: u64,
 }
 
-const CASES: [Case; 25] = [
+const CASES: [Case; 26] = [
     Case {
         bug: PlantedBug::AcknowledgedBeforeSync,
         promises: &[Promise::AcknowledgedSurvives],
@@ -165,6 +165,12 @@ const CASES: [Case; 25] = [
         promises: &[Promise::AppliedOnce],
         faults: &[FaultKind::Crash],
         seeds: 10,
+    },
+    Case {
+        bug: PlantedBug::OwnMarksIgnored,
+        promises: &[Promise::NoIncident],
+        faults: &[FaultKind::ResumedSnapshot],
+        seeds: 20,
     },
 ];
 

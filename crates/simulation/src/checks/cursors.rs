@@ -23,7 +23,8 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     let ended: BTreeSet<MessageName> = evidence.history.ended.iter().copied().collect();
     let mut publications = Publications::new();
     for (name, message) in &evidence.messages {
-        if message.kind == MessageKind::Publication && !ended.contains(name) {
+        let is_wanted = message.kind == MessageKind::Publication && !ended.contains(name);
+        if is_wanted && !evidence.still.holds(name) {
             let list = publications.entry(name.log.namespace).or_default();
             list.push((*name, message.channel.as_str()));
         }
@@ -104,6 +105,9 @@ impl<'a> Reading<'a> {
     }
 
     fn take(&mut self, evidence: &Evidence<'_>, name: &MessageName, findings: &mut Findings) {
+        if evidence.still.holds(name) {
+            return;
+        }
         if self.told.covers(name, self.rows) || self.came.covers(name, self.rows) {
             let who = self.who();
             findings.broken(format!("{who} gets {name} again, or behind what follows it"));

@@ -14,6 +14,7 @@ mod once;
 mod one_holder;
 mod order;
 mod residency;
+mod standing_still;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,8 @@ use interlock_core::message::Message;
 use interlock_core::replication::rows::Rows;
 
 use crate::history::{FinalState, History};
+
+pub(crate) use standing_still::StandingStill;
 
 use disks::Disks;
 
@@ -107,6 +110,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) rows: Rows,
     /// What the disks held, and what was lost with them.
     pub(crate) disks: Disks,
+    /// What may differ between members, and stand still.
+    pub(crate) still: StandingStill,
 }
 
 /// Where violations go.
@@ -143,6 +148,7 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
         messages: BTreeMap::new(),
         rows: Rows::new(),
         disks: Disks::follow(&history.records),
+        still: StandingStill::follow(&history.records),
     };
     findings.promise = Promise::NothingInvented;
     for (name, bytes) in end.messages() {
@@ -153,7 +159,8 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
     }
     findings.promise = Promise::OneContent;
     for log in end.nodes.values().flat_map(|node| node.logs.values()) {
-        if let Err(conflict) = evidence.rows.insert(log.row.clone()) {
+        let conflict = evidence.rows.insert(log.row.clone()).err();
+        if let Some(conflict) = conflict.filter(|_| !evidence.still.touches(&log.row.log)) {
             findings.broken(format!("{}: {conflict}", log.row.log));
         }
     }

@@ -60,7 +60,8 @@ fn check_appended(evidence: &Evidence<'_>, findings: &mut Findings) {
 fn check_repeats(evidence: &Evidence<'_>, findings: &mut Findings) {
     let mut undeclared = BTreeMap::new();
     for (name, message) in &evidence.messages {
-        if message.kind != MessageKind::Publication || message.possibly_repeated {
+        let is_plain = message.kind == MessageKind::Publication && !message.possibly_repeated;
+        if !is_plain || evidence.still.holds(name) {
             continue;
         }
         let key = (name.log.namespace, message.payload.clone());
@@ -96,6 +97,9 @@ fn check_sessions(evidence: &Evidence<'_>, findings: &mut Findings) {
         .collect();
     for (name, message) in &evidence.messages {
         let Some(publisher) = message.publisher else { continue };
+        if evidence.still.holds(name) {
+            continue;
+        }
         let (session, sequence) = (publisher.session, publisher.sequence);
         // One log is one run of the process: its answers are one sequence, but for
         // what another process of the same name stored in between.

@@ -129,6 +129,8 @@ pub struct Start {
     pub token: FencingToken,
     /// What the process before had appended, for a planted bug.
     pub remembered: Vec<(LogName, Mark)>,
+    /// The opening of the process whose memory is resumed, if it is.
+    pub resumed: Option<MemberOpening>,
 }
 
 impl Process {
@@ -140,11 +142,14 @@ impl Process {
         config: ProcessConfig,
         wall: WallTime,
     ) -> Result<Self, OpeningError> {
-        let Start { machine, node, topology, incarnation, token, remembered } = start;
+        let Start { machine, node, topology, incarnation, token, remembered, resumed } = start;
         let reused = config.planted == Some(PlantedBug::IncarnationReused);
         let incarnation = recovery.opened_from.filter(|_| reused).unwrap_or(incarnation);
         let opening =
             MemberOpening { node: node.number, incarnation, opened_from: recovery.opened_from };
+        // What is resumed goes on as what it was.
+        let opening = resumed.unwrap_or(opening);
+        let incarnation = opening.incarnation;
         let mut recovery = recovery.clone();
         misread(&mut recovery, config.planted, &remembered);
         let opened = opening::take_up(&storage, &recovery, node.number, config.planted)?;
@@ -362,6 +367,19 @@ impl Process {
             if is_quiet {
                 return Ok(());
             }
+        }
+    }
+
+    /// Two contents under one name: an alarm; the log stands still.
+    fn conflict(&mut self, log: LogName, what: String) {
+        self.outputs.push(Output::Conflict(log, what));
+    }
+
+    /// Somebody has more of this opening's own log than this process ever wrote:
+    /// it was resumed from a snapshot of its memory, and ends.
+    fn end_as_resumed(&mut self, log: LogName) {
+        if !self.is(PlantedBug::OwnMarksIgnored) {
+            self.outputs.push(Output::EndAsResumed(log));
         }
     }
 
