@@ -127,6 +127,14 @@ fn print_summary(all: &Statistics, seeds: u64, elapsed: Duration, json: bool) {
         ("lost requests", all.lost_requests),
         ("stray requests", all.stray_requests),
         ("lost answers", all.lost_replies),
+        ("snapshots resumed", all.resumed_snapshots),
+        ("seen as resumed", all.resumed_and_seen),
+        ("two contents seen", all.conflicts),
+        ("subscriptions", all.subscriptions),
+        ("delivered", all.delivered),
+        ("gaps", all.gaps),
+        ("cursors kept", all.kept_cursors),
+        ("cursors resumed", all.resumed_cursors),
         ("events", all.events),
     ];
     let (virtual_time, recovery) = (all.virtual_time.as_secs(), all.longest_recovery.as_secs_f64());

@@ -31,8 +31,12 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                 let Attempt::Publish { position: Some(position), .. } = &operation.attempt else {
                     continue;
                 };
-                // Its name is not known, so neither is whether it was lost.
-                if !in_sessions.contains(position) && !evidence.disks.lost_any_of(operation.node) {
+                // Its name is not known, so neither is whether it was lost, or stands
+                // still.
+                let origin = operation.node;
+                let stands_still = evidence.still.logs().any(|log| log.origin == origin);
+                let is_excused = evidence.disks.lost_any_of(origin) || stands_still;
+                if !in_sessions.contains(position) && !is_excused {
                     findings.broken(format!("{operation:?} is nowhere"));
                 }
             }
@@ -48,7 +52,7 @@ fn check_named(
     name: &MessageName,
     findings: &mut Findings,
 ) {
-    if evidence.disks.was_lost(name) {
+    if evidence.disks.was_lost(name) || evidence.still.holds(name) {
         return;
     }
     let missing = evidence.end.missing_at(name);
@@ -71,10 +75,11 @@ pub(super) fn is_content(message: &Message, attempt: &Attempt) -> bool {
             })
     };
     match attempt {
-        Attempt::Publish { channel, payload, .. } => {
+        Attempt::Publish { channel, payload, possibly_repeated, .. } => {
             message.kind == MessageKind::Publication
                 && message.channel == *channel
                 && message.payload == *payload
+                && message.possibly_repeated == *possibly_repeated
         }
         Attempt::Create { channel, description } => {
             describes(channel, ChannelAction::Create, description)
