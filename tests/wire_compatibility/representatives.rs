@@ -339,6 +339,7 @@ fn replicated() -> Vec<Representative> {
                 window_bytes: 8 << 20,
                 feature_level: 2,
                 wall_clock: 1_700_000_000_456,
+                namespaces: vec![digest()],
             },
         ),
         of("LogOffer", offer()),

@@ -328,7 +328,13 @@ impl Feed {
                 let limits = self.limits.as_ref();
                 Some(limits.and_then(|limits| limits.get(log)).copied().unwrap_or_default())
             }
-            Until::Cursor(until) => Some(until.position_of(log, &self.rows)),
+            // A tip whose branch is not known here may go on from any message of its
+            // path: nothing of that path is beyond it, and nothing is left out. Rows
+            // come with their logs, and then it is known.
+            Until::Cursor(until) => until
+                .tips_of_path(&log.path())
+                .all(|tip| self.rows.ancestry_is_known(&tip))
+                .then(|| until.position_of(log, &self.rows)),
         }
     }
 

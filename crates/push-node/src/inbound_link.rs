@@ -28,6 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::alarms::AlarmKind;
 use crate::context::{FEATURE_LEVEL, NodeContext};
 use crate::durable_state::SeenLog;
+use crate::outbound_link::greeting::digests;
 use crate::own_marks::OwnMarks;
 use crate::replication_hub::{InboundCommand, Speaker, StreamNumber};
 use crate::tasks::{send_first, until_set};
@@ -328,6 +329,7 @@ impl Link {
             member: context.member(),
             topology_version: topology.version,
             marks,
+            namespaces: digests(&context, peer).await.map_err(ending_status)?,
             window_bytes: WINDOW_BYTES,
             feature_level: FEATURE_LEVEL,
             wall_clock: context.clock.wall(),

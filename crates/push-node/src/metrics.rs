@@ -34,6 +34,8 @@ pub struct NodeMetrics {
     pub messages_received: Counters<1>,
     /// Frames sent again, by peer.
     pub retransmissions: Counters<1>,
+    /// Times that a peer was seen with the same messages and other channels.
+    pub divergences: Counters<1>,
     /// Logs trimmed from the front.
     pub trims: Counter,
     /// Messages that belong to a deleted or past epoch, by namespace.
@@ -102,6 +104,11 @@ impl NodeMetrics {
                 "retransmissions",
                 "Frames sent to a peer again",
                 ["peer"],
+            ),
+            divergences: registry.counters(
+                "directory_divergences",
+                "Times that a peer was seen with equal logs and another directory",
+                ["namespace"],
             ),
             trims: registry.counter("log_trims", "Times that a log was trimmed from the front"),
             undeliverable: registry.counters(

@@ -3,7 +3,7 @@
 //! The decisions are the core's `PeerSender`'s; this carries them out.
 
 mod base_sending;
-mod greeting;
+pub(crate) mod greeting;
 #[cfg(test)]
 mod tests;
 
@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use interlock_core::clock::{Moment, WallTime};
-use interlock_core::identity::{LogName, NamespaceNumber};
+use interlock_core::identity::LogName;
 use interlock_core::replication::frames::{
-    Heartbeat, Hole, LogOffer, NackReason, ReceiverFrame, SenderFrame,
+    Heartbeat, Hole, LogOffer, NackReason, NamespaceDigest, ReceiverFrame, SenderFrame,
 };
 use interlock_core::replication::peer_sender::{
     PeerSender, SenderAction, SenderConfig, SenderDisconnect,
@@ -165,7 +165,7 @@ struct Link {
     /// Moves when this node becomes ready in a namespace: then it greets again.
     ready: watch::Receiver<u64>,
     /// The namespaces that the greeting was about.
-    greeted: Vec<NamespaceNumber>,
+    greeted: Vec<NamespaceDigest>,
 }
 
 impl Link {
@@ -177,8 +177,8 @@ impl Link {
         // From before the greeting on: what becomes ready meanwhile is not in it.
         let mut ready = context.readiness.watch();
         ready.mark_unchanged();
-        let greeted = shared_and_ready(context, peer);
-        let hello = greeting(context, peer).await?;
+        let hello = greeting(context, peer.number).await?;
+        let greeted = hello.namespaces.clone();
         let channel = EndpointConfig::bulk(peer.replication_address.clone())
             .tls(context.config.peer_tls.clone())
             .user("push-node")
@@ -248,7 +248,7 @@ impl Link {
                         self.take_topology(newest);
                         // A namespace that has grown to the peer: it needs to know
                         // that this node is ready there.
-                        if shared_and_ready(&context, &self.peer) != self.greeted {
+                        if self.has_changed_since_greeting() {
                             greet_again.changed(self.now());
                         }
                     }
@@ -259,7 +259,7 @@ impl Link {
                     Err(_) => return Err(LinkEnd::Stopped),
                 },
                 () = context.clock.sleep_until(greet_again.due_at()) => {
-                    if shared_and_ready(&context, &self.peer) != self.greeted {
+                    if self.has_changed_since_greeting() {
                         return Err(LinkEnd::Reintroduce);
                     }
                     greet_again = GreetAgain::default();
@@ -332,6 +332,7 @@ impl Link {
                     return Err(LinkEnd::PeerFenced(other));
                 }
                 backoff.reset();
+                self.compare_namespaces(&welcome.namespaces);
                 self.status.set(LinkState::Replicating, "");
                 self.context.alarms.clear(AlarmKind::PeerRefused, self.peer.name.as_str());
                 self.context.news.introduced(welcome.member.opening);
@@ -415,6 +416,34 @@ impl Link {
         self.transmit(SenderFrame::Frame(frame))?;
         self.sender.handle_frame_sent(self.now(), &wish.log, first, through, window_bytes);
         Ok(true)
+    }
+
+    /// What the peer is not ready in it gets the base of, and where both have the same
+    /// messages and other channels, each sends its own to the other: bases merge.
+    fn compare_namespaces(&mut self, theirs: &[NamespaceDigest]) {
+        for ours in &self.greeted {
+            let namespace = ours.namespace;
+            let Some(theirs) = theirs.iter().find(|theirs| theirs.namespace == namespace) else {
+                self.bases.need(namespace);
+                continue;
+            };
+            if theirs.tips == ours.tips && theirs.state != ours.state {
+                let name = self.context.namespace_name(namespace);
+                tracing::warn!(
+                    peer = %self.peer.name,
+                    namespace = %name,
+                    "the peer holds the same messages and other channels: it gets ours to merge"
+                );
+                self.context.metrics.divergences.with([name]).increment();
+                self.bases.need(namespace);
+            }
+        }
+    }
+
+    /// Whether this node is ready in other namespaces than the peer was told.
+    fn has_changed_since_greeting(&self) -> bool {
+        let ready = shared_and_ready(&self.context, self.peer.number);
+        !ready.iter().eq(self.greeted.iter().map(|digest| &digest.namespace))
     }
 
     /// Sends a hole whose base is on the stream; else has the base sent first.

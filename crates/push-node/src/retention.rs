@@ -216,7 +216,8 @@ fn plan(
 }
 
 /// The oldest messages of all logs together that take so many bytes, by halving the
-/// age at which they end. `bound` says how far each log may go.
+/// age at which they end. Where many have one age, because they came together, only
+/// as many of those go as are needed. `bound` says how far each log may go.
 fn oldest(
     storage: &dyn LogStorage,
     now: WallTime,
@@ -224,36 +225,75 @@ fn oldest(
     excess: u64,
     bound: impl Fn(&HeldLog) -> MessageNumber,
 ) -> Result<Vec<(LogName, MessageNumber)>, StorageError> {
-    let at = |cutoff: WallTime| -> Result<(u64, Vec<(LogName, MessageNumber)>), StorageError> {
-        let mut bytes = 0;
-        let mut found = Vec::new();
+    let at = |cutoff: WallTime| -> Result<Aged, StorageError> {
+        let mut aged = Aged::default();
         for log in logs {
             let through = storage.accepted_before(&log.log, cutoff)?.min(bound(log));
             if through > log.floor {
-                bytes += storage.bytes_through(&log.log, through)?;
-                found.push((log.log, through));
+                aged.bytes += storage.bytes_through(&log.log, through)?;
+                aged.logs.insert(log.log, through);
             }
         }
-        Ok((bytes, found))
+        Ok(aged)
     };
     // All that is kept had been accepted by then, wherever the clock stood.
-    let latest = WallTime::new(u64::MAX);
-    let (all, mut best) = at(latest)?;
-    if all <= excess {
-        return Ok(best);
+    let mut enough = at(WallTime::new(u64::MAX))?;
+    if enough.bytes <= excess {
+        return Ok(enough.logs.into_iter().collect());
     }
+    let mut too_little = Aged::default();
     let (mut low, mut high) = (0, now.get().saturating_add(MAX_CLOCK_LEAD_MILLISECONDS));
     while low < high {
         let middle = low + (high - low) / 2;
-        let (bytes, found) = at(WallTime::new(middle))?;
-        if bytes >= excess {
-            best = found;
+        let aged = at(WallTime::new(middle))?;
+        if aged.bytes >= excess {
+            enough = aged;
             high = middle;
         } else {
+            too_little = aged;
             low = middle + 1;
         }
     }
-    Ok(best)
+    let Aged { bytes, logs: mut trims } = too_little;
+    let mut missing = excess - bytes;
+    for (log, end) in enough.logs {
+        if missing == 0 {
+            break;
+        }
+        let floor = logs.iter().find(|held| held.log == log).map(|held| held.floor);
+        let from = trims.get(&log).copied().or(floor).unwrap_or_default();
+        let (through, taken) = first_bytes(storage, &log, from, end, missing)?;
+        missing = missing.saturating_sub(taken);
+        trims.insert(log, through);
+    }
+    Ok(trims.into_iter().collect())
+}
+
+/// Messages up to an age, by log.
+#[derive(Debug, Default)]
+struct Aged {
+    bytes: u64,
+    logs: BTreeMap<LogName, MessageNumber>,
+}
+
+/// How far a log goes on from a message for so many bytes, at most to an end; and the
+/// bytes that are taken so.
+fn first_bytes(
+    storage: &dyn LogStorage,
+    log: &LogName,
+    from: MessageNumber,
+    end: MessageNumber,
+    bytes: u64,
+) -> Result<(MessageNumber, u64), StorageError> {
+    let before = storage.bytes_through(log, from)?;
+    let taken = |m_id: MessageNumber| Ok(storage.bytes_through(log, m_id)?.saturating_sub(before));
+    let (mut low, mut high) = (from.next().get(), end.get());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if taken(MessageNumber::new(middle))? >= bytes { high = middle } else { low = middle + 1 }
+    }
+    let through = MessageNumber::new(low);
+    Ok((through, taken(through)?))
 }
 
 /// How far ahead of this clock a kept time is looked for: a clock that was set back

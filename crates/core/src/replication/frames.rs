@@ -73,6 +73,8 @@ pub struct Welcome {
     pub topology_version: TopologyVersion,
     /// Its durable marks in the namespaces that both are members of.
     pub marks: Vec<(LogName, Mark)>,
+    /// What it has of the namespaces that both hold and that it is ready in.
+    pub namespaces: Vec<NamespaceDigest>,
     /// How many unacknowledged bytes it takes on this stream.
     pub window_bytes: u64,
     /// What its build understands.

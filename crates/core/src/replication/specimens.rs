@@ -67,6 +67,7 @@ pub(super) fn welcome(opening: MemberOpening, marks: Vec<(LogName, Mark)>) -> We
         member: member(opening),
         topology_version: TopologyVersion::default(),
         marks,
+        namespaces: Vec::new(),
         window_bytes: WINDOW_BYTES,
         feature_level: FeatureLevel::new(1),
         wall_clock: WallTime::new(0),

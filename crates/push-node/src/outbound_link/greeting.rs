@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::NamespaceNumber;
+use interlock_core::identity::{NamespaceNumber, NodeNumber};
 use interlock_core::replication::frames::{Hello, NamespaceDigest, PROTOCOL_VERSION};
-use interlock_core::topology::Node;
 
 use crate::context::{FEATURE_LEVEL, NodeContext};
 use crate::work_queue::QueueClosed;
@@ -17,20 +16,22 @@ const QUIET: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The namespaces that both hold and that this node is ready in.
-pub fn shared_and_ready(context: &NodeContext, peer: &Node) -> Vec<NamespaceNumber> {
+pub fn shared_and_ready(context: &NodeContext, peer: NodeNumber) -> Vec<NamespaceNumber> {
     let topology = context.topology.current();
     topology
         .namespaces_of(context.me().node)
         .into_iter()
-        .filter(|namespace| topology.is_member(peer.number, *namespace))
+        .filter(|namespace| topology.is_member(peer, *namespace))
         .filter(|namespace| context.readiness.is_ready(*namespace))
         .collect()
 }
 
-/// Says who this node is and what it has, in the namespaces that both hold. Of
-/// those that it is not ready for it says nothing, so that nobody takes its
-/// state for whole.
-pub async fn greeting(context: &NodeContext, peer: &Node) -> Result<Hello, QueueClosed> {
+/// What this node has of the namespaces that both hold. Of those that it is not
+/// ready for it says nothing, so that nobody takes its state for whole.
+pub async fn digests(
+    context: &NodeContext,
+    peer: NodeNumber,
+) -> Result<Vec<NamespaceDigest>, QueueClosed> {
     let shared = shared_and_ready(context, peer);
     let tips = context
         .writer
@@ -39,14 +40,19 @@ pub async fn greeting(context: &NodeContext, peer: &Node) -> Result<Hello, Queue
             shared.into_iter().map(digest).collect::<Vec<_>>()
         })
         .await?;
-    let namespaces = tips
+    Ok(tips
         .into_iter()
         .map(|(namespace, tips)| NamespaceDigest {
             namespace,
             tips,
             state: context.directories.namespace(namespace).read(|directory| directory.digest()),
         })
-        .collect();
+        .collect())
+}
+
+/// Says who this node is, and what it has.
+pub async fn greeting(context: &NodeContext, peer: NodeNumber) -> Result<Hello, QueueClosed> {
+    let namespaces = digests(context, peer).await?;
     Ok(Hello {
         protocol_version: PROTOCOL_VERSION,
         member: context.member(),

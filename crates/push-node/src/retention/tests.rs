@@ -128,13 +128,25 @@ fn too_much_loses_its_oldest_in_all_logs_alike() {
     let total = logs.storage.log_bytes(NAMESPACE);
     let half = Retention { bytes: total / 2, ..Retention::default() };
     let plan = logs.plan(10, &[(1, 1_000), (2, 1_000)], limits(half));
-    // A half, and a sixteenth of the limit for headroom.
-    assert_eq!(plan.trims, [(name(1), number(600)), (name(2), number(600))]);
+    // A half, and a sixteenth of the limit for headroom: five seconds of both, and
+    // of the sixth no more than that takes.
+    assert_eq!(plan.trims, [(name(1), number(563)), (name(2), number(500))]);
     let enough = Retention { bytes: total, ..Retention::default() };
     assert_eq!(logs.plan(10, &[(1, 1_000), (2, 1_000)], limits(enough)), Plan::default());
     // Where the others hold only a little, only that goes.
     let plan = logs.plan(10, &[(1, 50), (2, 0)], limits(half));
     assert_eq!(plan.trims, [(name(1), number(50))]);
+}
+
+/// What came back in one piece has one age: still only its oldest part goes.
+#[test]
+fn what_came_together_goes_in_parts() {
+    let mut logs = Logs::new();
+    logs.append(1, 1_000, 5);
+    let total = logs.storage.log_bytes(NAMESPACE);
+    let half = Retention { bytes: total / 2, ..Retention::default() };
+    let plan = logs.plan(10, &[(1, 1_000)], limits(half));
+    assert_eq!(plan.trims, [(name(1), number(532))]);
 }
 
 #[test]
@@ -143,8 +155,8 @@ fn at_the_cap_a_member_that_is_behind_holds_nothing_back() {
     let total = logs.storage.log_bytes(NAMESPACE);
     let at_cap = Limits { cap: total, ..limits(Retention::default()) };
     let plan = logs.plan(10, &[(1, 1_000), (2, 0)], at_cap);
-    assert_eq!(plan.trims, [(name(1), number(200)), (name(2), number(200))]);
-    assert_eq!(plan.released, [(name(2), number(200))]);
+    assert_eq!(plan.trims, [(name(1), number(143)), (name(2), number(100))]);
+    assert_eq!(plan.released, [(name(2), number(100))]);
     let below = Limits { cap: total * 2, ..limits(Retention::default()) };
     assert_eq!(logs.plan(10, &[(1, 1_000), (2, 0)], below), Plan::default());
 }

@@ -37,12 +37,20 @@ fn kept_small() -> TestNamespace {
     TestNamespace { options, ..TestNamespace::on("demo", vec![0, 1, 2]) }
 }
 
+/// Three nodes with little memory: what is trimmed is nowhere any more.
+async fn small_mesh(namespace: TestNamespace) -> Mesh {
+    Mesh::with_config(3, &[namespace], |_, config| {
+        config.limits.tail_cache_bytes = 32 * 1024;
+    })
+    .await
+}
+
 /// What all members hold is trimmed by size, everywhere; a member whose disk was
 /// lost then takes over the channels, deleted ones too, crosses the hole, and has
 /// the rest: it holds the same as the others and accepts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_member_gets_base_and_hole() {
-    let mut mesh = Mesh::with_namespaces(3, &[kept_small()]).await;
+    let mut mesh = small_mesh(kept_small()).await;
     for channel in ["news", "gone", "quiet"] {
         mesh.create_channel(0, channel, &[0, 1, 2]).await;
     }
@@ -92,7 +100,7 @@ async fn a_wiped_member_gets_base_and_hole() {
 /// Who reads from before the floor is told of the gap first, at every node.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_are_told_what_is_trimmed() {
-    let mesh = Mesh::with_namespaces(3, &[kept_small()]).await;
+    let mesh = small_mesh(kept_small()).await;
     mesh.create_channel(0, "news", &[0, 1, 2]).await;
     publish_many(&mesh, 0, "news", 800).await;
     mesh.until_converged(&[0, 1, 2]).await;
@@ -126,7 +134,7 @@ async fn readers_are_told_what_is_trimmed() {
 /// A member that is away holds everything back.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_trimmed_that_a_member_lacks() {
-    let mut mesh = Mesh::with_namespaces(3, &[kept_small()]).await;
+    let mut mesh = small_mesh(kept_small()).await;
     mesh.create_channel(0, "news", &[0, 1, 2]).await;
     mesh.until_converged(&[0, 1, 2]).await;
     mesh.shutdown(2).await;
@@ -153,7 +161,7 @@ async fn nothing_is_trimmed_that_a_member_lacks() {
 async fn at_its_cap_a_namespace_may_release_the_slowest() {
     let options = "disk_cap_bytes = 400000\nwhen_full = \"release\"";
     let namespace = TestNamespace { options, ..TestNamespace::on("demo", vec![0, 1, 2]) };
-    let mut mesh = Mesh::with_namespaces(3, &[namespace]).await;
+    let mut mesh = small_mesh(namespace).await;
     mesh.create_channel(0, "news", &[0, 1, 2]).await;
     mesh.until_converged(&[0, 1, 2]).await;
     mesh.shutdown(2).await;

@@ -198,11 +198,13 @@ impl IntoCore for v1::Welcome {
     type Core = Welcome;
 
     fn into_core(self) -> Result<Welcome, InvalidField> {
+        at_most(self.namespaces.len(), MAX_NAMESPACES, "namespaces")?;
         Ok(Welcome {
             protocol_version: self.protocol_version,
             member: required(self.member, "member")?,
             topology_version: topology_version(self.topology_version),
             marks: marks(self.marks)?,
+            namespaces: repeated(self.namespaces, "namespaces")?,
             window_bytes: self.window_bytes,
             feature_level: FeatureLevel::new(self.feature_level),
             wall_clock: WallTime::new(self.wall_clock),
@@ -219,6 +221,7 @@ impl IntoWire for Welcome {
             member: Some(self.member.into_wire()),
             topology_version: Some(self.topology_version.into_wire()),
             marks: self.marks.into_iter().map(IntoWire::into_wire).collect(),
+            namespaces: self.namespaces.into_iter().map(IntoWire::into_wire).collect(),
             window_bytes: self.window_bytes,
             feature_level: self.feature_level.get(),
             wall_clock: self.wall_clock.get(),

@@ -172,6 +172,7 @@ fn receiver_frames() -> Vec<ReceiverFrame> {
             member: new,
             topology_version: version,
             marks: vec![(log(), mark(3))],
+            namespaces: Vec::new(),
             window_bytes: 8 << 20,
             feature_level: FeatureLevel::new(1),
             wall_clock: WallTime::new(9),

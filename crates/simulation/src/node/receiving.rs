@@ -81,6 +81,7 @@ impl Process {
             member: self.me.clone(),
             topology_version: self.topology.version,
             marks: marks.clone(),
+            namespaces: Vec::new(),
             window_bytes: WINDOW_BYTES,
             feature_level: FEATURE_LEVEL,
             wall_clock: self.wall,
