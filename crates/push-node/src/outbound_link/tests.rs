@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use interlock_core::admission::{ChannelChange, ChannelDraft, ChannelEdit, NewPublication};
 use interlock_core::identity::{
-    FencingToken, Incarnation, Mark, MemberOpening, NamespaceNumber, NodeNumber,
+    FencingToken, Incarnation, Mark, MemberOpening, MessageNumber, NamespaceNumber, NodeNumber,
 };
 use interlock_core::names::{ChannelName, NodeName, RegionName};
 use interlock_core::replication::frames::{Fact, Member, PROTOCOL_VERSION, Want, Welcome};
@@ -121,6 +121,7 @@ impl World {
                 },
                 topology_version: hello.topology_version,
                 marks: Vec::new(),
+                namespaces: hello.namespaces,
                 window_bytes: 64 << 20,
                 feature_level: FEATURE_LEVEL,
                 wall_clock: self.node.context.clock.wall(),
