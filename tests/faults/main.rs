@@ -6,9 +6,13 @@
 //! kills at full length.
 
 mod demonstration;
+mod disk;
 mod load;
+mod network;
 mod random_kills;
 mod readers;
+mod recorded;
+mod requirements;
 #[path = "../end_to_end/waiting.rs"]
 mod waiting;
 

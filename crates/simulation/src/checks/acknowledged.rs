@@ -22,17 +22,27 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         .filter_map(|message| message.publisher)
         .map(|publisher| (publisher.session, publisher.sequence))
         .collect();
+    let payloads: BTreeSet<(NodeNumber, &Bytes)> = evidence
+        .messages
+        .iter()
+        .map(|(name, message)| (name.log.origin, &message.payload))
+        .collect();
     for operation in evidence.history.operations() {
         match &operation.outcome {
             Outcome::Ok { name: Some(name) } => {
                 check_named(evidence, operation, name, findings);
             }
             Outcome::Ok { name: None } => {
-                let Attempt::Publish { position: Some(position), .. } = &operation.attempt else {
+                let Attempt::Publish { position, payload, .. } = &operation.attempt else {
                     continue;
                 };
+                let is_held = match position {
+                    Some(position) => in_sessions.contains(position),
+                    // No other operation has this content.
+                    None => payloads.contains(&(operation.node, payload)),
+                };
                 // Its name is not known, so neither is whether it was lost.
-                if !in_sessions.contains(position) && !evidence.disks.lost_any_of(operation.node) {
+                if !is_held && !evidence.disks.lost_any_of(operation.node) {
                     findings.broken(format!("{operation:?} is nowhere"));
                 }
             }

@@ -1,0 +1,88 @@
+//! A disk that fills up. Foreseen, the node refuses publications, and below a
+//! lower limit closes its windows, and opens again when there is room. With no
+//! warning a write fails, and the node ends.
+
+use bytes::Bytes;
+use interlock_client::v1;
+use interlock_rpc::status::{Reason, reason_of};
+use rand::RngExt as _;
+use tonic::{Code, Status};
+
+use super::super::faulty_mesh::EVERYWHERE;
+use super::super::load::publish_one;
+use super::super::publisher::channel;
+use super::super::recorder::Place;
+use super::{Scene, disk_error, power_cut};
+use crate::waiting::{holds, until};
+
+const MEBIBYTE: u64 = 1 << 20;
+/// Below the limit of publications, above that of replication.
+const FOR_REPLICATION: u64 = 300 * MEBIBYTE;
+/// Below both.
+const FOR_NOTHING: u64 = 60 * MEBIBYTE;
+
+pub(super) async fn foreseen(at: &mut Scene<'_>) {
+    let (victim, others) = at.choose();
+    at.mesh.disk(victim).leave_free(Some(FOR_REPLICATION));
+    until_refused(at, victim).await;
+    // What others accept still comes in.
+    at.load.progress(others[0], 20).await;
+    let goal = at.mesh.see_durable(others[0]).await.expect("it answers");
+    until("the full node receives", async || {
+        let marks = at.mesh.see_durable(victim).await?;
+        let origin = at.mesh.number(others[0]);
+        let mut own = goal.iter().filter(|(log, _)| log.origin == origin);
+        let received = own.all(|(log, m_id)| marks.get(log) >= Some(m_id));
+        holds(received, marks).map_err(|marks| Status::unavailable(format!("{marks:?}")))
+    })
+    .await;
+    if at.random.random_bool(0.5) {
+        at.mesh.disk(victim).leave_free(Some(FOR_NOTHING));
+        // The others go on without it.
+        at.load.progress(others[1], 50).await;
+    }
+    at.mesh.disk(victim).leave_free(None);
+    at.load.progress(victim, 1).await;
+}
+
+pub(super) async fn sudden(at: &mut Scene<'_>) {
+    let (victim, others) = at.choose();
+    let _ = at.mesh.see_durable(victim).await;
+    let left = at.random.random_range(0..64) * 1024;
+    at.mesh.disk(victim).leave_free(Some(left));
+    disk_error::ends(at, victim).await;
+    at.load.progress(others[0], 1).await;
+    at.mesh.disk(victim).leave_free(None);
+    if at.random.random_bool(0.5) {
+        power_cut::cut_power(at, victim);
+    }
+    at.mesh.start_node(victim).await;
+}
+
+/// Waits until a publication is refused, for the reason that it is.
+async fn until_refused(at: &mut Scene<'_>, region: &str) {
+    let place = Place {
+        client: 2000,
+        node: at.mesh.number(region),
+        namespace: at.mesh.namespace(EVERYWHERE),
+    };
+    let channel = channel(&format!("{region}-local"));
+    let mut number = at.random.random_range(0..u64::MAX / 2);
+    until(&format!("{region} refuses"), async || {
+        number += 1;
+        let payload = Bytes::from(format!("into a full disk {number}"));
+        let answer = publish_one(at.mesh, region, EVERYWHERE, place, &channel, &payload).await;
+        let is_typed = |status: &Status| {
+            status.code() == Code::ResourceExhausted && reason_of(status) == Some(Reason::DiskFull)
+        };
+        match answer {
+            Err(status) if is_typed(&status) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let status = at.mesh.status(region).await.expect("it answers");
+    if !status.alarms.iter().any(|alarm: &v1::Alarm| alarm.detail.contains("free")) {
+        at.incident(region, &format!("no alarm of a full disk: {:?}", status.alarms));
+    }
+}
