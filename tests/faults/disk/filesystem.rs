@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +36,8 @@ pub(crate) enum Failing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlannedError {
     pub(crate) what: Failing,
+    /// Only of files whose names end so.
+    pub(crate) suffix: &'static str,
     /// So many go well before.
     pub(crate) after: u64,
     /// Whether all fail from then on, or one.
@@ -46,24 +49,28 @@ pub(crate) struct PlannedError {
 pub(crate) struct State {
     pub(crate) tree: Tree,
     pub(crate) planned: Option<PlannedError>,
-    /// How often it failed.
-    pub(crate) failed: u64,
+    /// What it failed at.
+    pub(crate) failed: Vec<PathBuf>,
 }
 
 impl State {
     /// Counts a write or sync down: whether it fails.
-    fn fails(&mut self, what: Failing) -> bool {
+    fn fails(&mut self, what: Failing, inode: INodeNo) -> bool {
         let Some(planned) = self.planned.as_mut().filter(|planned| planned.what == what) else {
             return false;
         };
+        let path = self.tree.path_of(inode.0);
+        if !path.to_string_lossy().ends_with(planned.suffix) {
+            return false;
+        }
         if planned.after > 0 {
             planned.after -= 1;
             return false;
         }
-        self.failed += 1;
         if !planned.lasts {
             self.planned = None;
         }
+        self.failed.push(path);
         true
     }
 }
@@ -96,7 +103,7 @@ impl FaultyFilesystem {
 
     fn synced(&self, inode: INodeNo) -> Result<(), Errno> {
         let mut state = self.state();
-        if state.fails(Failing::Sync) {
+        if state.fails(Failing::Sync, inode) {
             state.tree.fail_sync(inode.0);
             return Err(Errno::EIO);
         }
@@ -290,7 +297,7 @@ impl Filesystem for FaultyFilesystem {
         reply: ReplyWrite,
     ) {
         let mut state = self.state();
-        if state.fails(Failing::Write) {
+        if state.fails(Failing::Write, inode) {
             return reply.error(Errno::EIO);
         }
         match state.tree.write(inode.0, offset, data) {

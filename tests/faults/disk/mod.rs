@@ -43,7 +43,7 @@ impl Disk {
     /// An empty disk, mounted at a folder that is made for it.
     pub(crate) fn mount(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
-        let state = State { tree: Tree::new(CAPACITY_BYTES), planned: None, failed: 0 };
+        let state = State { tree: Tree::new(CAPACITY_BYTES), planned: None, failed: Vec::new() };
         let mut disk =
             Self { path: path.to_owned(), state: Arc::new(Mutex::new(state)), mounted: None };
         disk.attach()?;
@@ -110,14 +110,17 @@ impl Disk {
     pub(crate) fn plan_error(&self, planned: PlannedError) {
         let mut state = self.state();
         state.planned = Some(planned);
-        state.failed = 0;
+        state.failed.clear();
     }
 
-    /// How often it has failed since it was told to; it does no more.
-    pub(crate) fn end_errors(&self) -> u64 {
-        let mut state = self.state();
-        state.planned = None;
-        state.failed
+    /// What it has failed at since it was told to.
+    pub(crate) fn failed(&self) -> Vec<PathBuf> {
+        self.state().failed.clone()
+    }
+
+    /// Lets it fail no more.
+    pub(crate) fn end_errors(&self) {
+        self.state().planned = None;
     }
 
     /// Turns over one bit of what was synced of the write-ahead log: in the second

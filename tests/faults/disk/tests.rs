@@ -46,14 +46,18 @@ fn a_power_cut_takes_what_was_not_synced() {
 fn it_fails_when_it_is_told_to_and_fills_up() {
     let (_folder, disk) = disk();
     let mut file = File::create(disk.path().join("a")).expect("room");
-    disk.plan_error(PlannedError { what: Failing::Sync, after: 1, lasts: false });
+    disk.plan_error(PlannedError { what: Failing::Sync, suffix: "a", after: 1, lasts: false });
     file.write_all(b"one").expect("room");
     file.sync_data().expect("the first goes well");
     file.write_all(b"two").expect("room");
     let error = file.sync_data().expect_err("the second fails");
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
     file.sync_data().expect("one fails, not all");
-    assert_eq!(disk.end_errors(), 1);
+    assert_eq!(disk.failed(), [Path::new("a")]);
+    let other = PlannedError { what: Failing::Write, suffix: "b", after: 0, lasts: true };
+    disk.plan_error(other);
+    file.write_all(b"three").expect("it is another file");
+    disk.end_errors();
     disk.leave_free(Some(8192));
     let space = rustix::fs::statvfs(disk.path()).expect("it answers");
     assert_eq!(space.f_bavail * space.f_frsize, 8192);

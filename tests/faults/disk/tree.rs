@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rand::RngExt as _;
@@ -255,24 +255,37 @@ impl Tree {
         path.iter().try_fold(ROOT, |folder, name| self.look_up(folder, name))
     }
 
+    /// The path of a file or folder, empty for one that has lost its name.
+    pub(crate) fn path_of(&self, inode: Inode) -> PathBuf {
+        let named = self.named().into_iter().find(|(_, named)| *named == inode);
+        named.map(|(path, _)| path).unwrap_or_default()
+    }
+
     /// All files: their paths and contents.
-    pub(crate) fn files(&self) -> Vec<(std::path::PathBuf, &Content)> {
-        let mut files = Vec::new();
-        let mut folders = vec![(std::path::PathBuf::new(), ROOT)];
+    pub(crate) fn files(&self) -> Vec<(PathBuf, &Content)> {
+        let named = self.named().into_iter();
+        named
+            .filter_map(|(path, inode)| match &self.entries.get(&inode)?.kind {
+                Kind::File(content) => Some((path, content)),
+                Kind::Folder { .. } => None,
+            })
+            .collect()
+    }
+
+    /// All files and folders below the root, by their paths.
+    fn named(&self) -> Vec<(PathBuf, Inode)> {
+        let mut found = Vec::new();
+        let mut folders = vec![(PathBuf::new(), ROOT)];
         while let Some((path, inode)) = folders.pop() {
             let Some(Entry { kind: Kind::Folder { now, .. }, .. }) = self.entries.get(&inode)
             else {
                 continue;
             };
-            for (name, inode) in now {
-                match self.entries.get(inode).map(|entry| &entry.kind) {
-                    Some(Kind::File(content)) => files.push((path.join(name), content)),
-                    Some(Kind::Folder { .. }) => folders.push((path.join(name), *inode)),
-                    None => {}
-                }
-            }
+            let children = now.iter().map(|(name, inode)| (path.join(name), *inode));
+            found.extend(children.clone());
+            folders.extend(children);
         }
-        files
+        found
     }
 
     /// Lets go of what has no name, neither now nor after a power cut, and is not

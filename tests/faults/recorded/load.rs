@@ -93,6 +93,11 @@ impl Load {
         load
     }
 
+    /// How many a region has acknowledged by itself.
+    pub(crate) fn acknowledged(&self, region: &str) -> watch::Receiver<u64> {
+        self.progress[region].clone()
+    }
+
     /// Waits until a region has acknowledged so many more by itself.
     pub(crate) async fn progress(&mut self, region: &str, more: u64) {
         let count = self.progress.get_mut(region).expect("each region has one");

@@ -7,42 +7,66 @@ use xtask::mesh::Mesh;
 
 use super::{Scene, power_cut};
 use crate::disk::{Failing, PlannedError};
-use crate::waiting::until;
+use crate::waiting::{holds, until};
 
 /// What a node that must not go on ends with.
 const FAILURE_EXIT_CODE: i32 = 70;
 
+/// The end of a file's name: of the write-ahead log, which everything goes through,
+/// or of any.
+const WRITE_AHEAD: &str = ".log";
+const ANY: &str = "";
+/// A node that has acknowledged so much after a failure goes on.
+const GOES_ON: u64 = 60;
+
 pub(super) async fn of_a_write(at: &mut Scene<'_>) {
-    // One write that fails and none after it is the harder case: whoever tries
-    // again succeeds.
-    let planned = PlannedError {
-        what: Failing::Write,
-        after: at.random.random_range(0..100),
-        lasts: at.random.random_bool(0.3),
-    };
-    fail(at, planned).await;
+    let after = at.random.random_range(0..100);
+    fail(at, Failing::Write, after).await;
 }
 
 pub(super) async fn of_a_sync(at: &mut Scene<'_>) {
-    let planned = PlannedError {
-        what: Failing::Sync,
-        after: at.random.random_range(0..50),
-        lasts: at.random.random_bool(0.3),
-    };
-    fail(at, planned).await;
+    let after = at.random.random_range(0..50);
+    fail(at, Failing::Sync, after).await;
 }
 
-async fn fail(at: &mut Scene<'_>, planned: PlannedError) {
+async fn fail(at: &mut Scene<'_>, what: Failing, after: u64) {
     let (victim, others) = at.choose();
+    let suffix = if at.random.random_bool(0.6) { WRITE_AHEAD } else { ANY };
+    // One that fails and none after it is the harder case: whoever tries again
+    // succeeds.
+    let lasts = at.random.random_bool(0.3);
     let _ = at.mesh.see_durable(victim).await;
-    at.mesh.disk(victim).plan_error(planned);
-    ends(at, victim).await;
-    let failed = at.mesh.disk(victim).end_errors();
-    assert!(failed > 0, "{victim} ended before its disk failed");
+    at.mesh.disk(victim).plan_error(PlannedError { what, suffix, after, lasts });
+    until("the disk fails", async || {
+        let failed = at.mesh.disk(victim).failed();
+        holds(!failed.is_empty(), ())
+    })
+    .await;
+    let failed = at.mesh.disk(victim).failed();
+    println!("  {victim}: {what:?} of {} failed", failed[0].display());
+    if suffix == ANY {
+        // A file that nothing rests on may fail without consequence.
+        ends_or_goes_on(at, victim).await;
+    } else {
+        ends(at, victim).await;
+    }
+    at.mesh.disk(victim).end_errors();
     at.load.progress(others[0], 1).await;
     // What the failed sync was about is in the kernel's memory and on no disk.
     power_cut::cut_power(at, victim);
     at.mesh.start_node(victim).await;
+}
+
+async fn ends_or_goes_on(at: &mut Scene<'_>, victim: &'static str) {
+    let mut acknowledged = at.load.acknowledged(victim);
+    let goal = *acknowledged.borrow() + GOES_ON;
+    let goes_on = tokio::select! {
+        () = ends(at, victim) => false,
+        Ok(_) = acknowledged.wait_for(|count| *count >= goal) => true,
+    };
+    if goes_on {
+        at.mesh.kill(victim).await;
+    }
 }
 
 /// Waits until a node has ended by itself, as one does that must not go on.
