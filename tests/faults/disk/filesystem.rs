@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) planned: Option<PlannedError>,
     /// What it failed at.
     pub(crate) failed: Vec<PathBuf>,
+    /// It says that it has synced, and has not.
+    pub(crate) lies: bool,
 }
 
 impl State {
@@ -106,6 +108,9 @@ impl FaultyFilesystem {
         if state.fails(Failing::Sync, inode) {
             state.tree.fail_sync(inode.0);
             return Err(Errno::EIO);
+        }
+        if state.lies {
+            return Ok(());
         }
         state.tree.sync(inode.0).map_err(number_of)
     }

@@ -13,6 +13,7 @@ mod tree;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use fuser::{BackgroundSession, Config, MountOption};
@@ -28,6 +29,9 @@ use tree::Tree;
 /// Far more than a test writes, and than the limits at which a node refuses.
 pub(crate) const CAPACITY_BYTES: u64 = 8 << 30;
 
+/// What mounts are called; the number of the process that made them follows.
+const PREFIX: &str = "interlock-faults-";
+
 /// One node's disk.
 pub(crate) struct Disk {
     path: PathBuf,
@@ -42,8 +46,14 @@ pub(crate) struct Copy(Tree);
 impl Disk {
     /// An empty disk, mounted at a folder that is made for it.
     pub(crate) fn mount(path: &Path) -> io::Result<Self> {
+        unmount_leftovers();
         fs::create_dir_all(path)?;
-        let state = State { tree: Tree::new(CAPACITY_BYTES), planned: None, failed: Vec::new() };
+        let state = State {
+            tree: Tree::new(CAPACITY_BYTES),
+            planned: None,
+            failed: Vec::new(),
+            lies: false,
+        };
         let mut disk =
             Self { path: path.to_owned(), state: Arc::new(Mutex::new(state)), mounted: None };
         disk.attach()?;
@@ -52,8 +62,10 @@ impl Disk {
 
     fn attach(&mut self) -> io::Result<()> {
         let mut config = Config::default();
-        config.mount_options =
-            vec![MountOption::FSName("interlock-faults".to_owned()), MountOption::NoAtime];
+        config.mount_options = vec![
+            MountOption::FSName(format!("{PREFIX}{}", std::process::id())),
+            MountOption::NoAtime,
+        ];
         let filesystem = FaultyFilesystem(Arc::clone(&self.state));
         self.mounted = Some(fuser::spawn_mount(filesystem, &self.path, &config)?);
         Ok(())
@@ -118,6 +130,11 @@ impl Disk {
         self.state().failed.clone()
     }
 
+    /// Says from now on that it has synced, without doing it, or no longer.
+    pub(crate) fn lie(&self, lies: bool) {
+        self.state().lies = lies;
+    }
+
     /// Lets it fail no more.
     pub(crate) fn end_errors(&self) {
         self.state().planned = None;
@@ -157,6 +174,20 @@ impl Drop for Disk {
             if let Err(error) = mounted.umount_and_join() {
                 eprintln!("{} stays mounted: {error}", self.path.display());
             }
+        }
+    }
+}
+
+/// Unmounts what runs left that were killed.
+fn unmount_leftovers() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for mount in mounts.lines() {
+        let mut words = mount.split(' ');
+        let (Some(name), Some(path)) = (words.next(), words.next()) else { continue };
+        let Some(process) = name.strip_prefix(PREFIX) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            // Somebody else may have been quicker.
+            let _ = Command::new("umount").args(["--lazy", path]).status();
         }
     }
 }

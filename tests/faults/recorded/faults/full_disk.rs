@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use interlock_client::v1;
+use interlock_core::identity::LogName;
 use interlock_rpc::status::{Reason, reason_of};
 use rand::RngExt as _;
 use tonic::{Code, Status};
@@ -28,10 +29,11 @@ pub(super) async fn foreseen(at: &mut Scene<'_>) {
     // What others accept still comes in.
     at.load.progress(others[0], 20).await;
     let goal = at.mesh.see_durable(others[0]).await.expect("it answers");
+    let (origin, namespace) = (at.mesh.number(others[0]), at.mesh.namespace(EVERYWHERE));
     until("the full node receives", async || {
         let marks = at.mesh.see_durable(victim).await?;
-        let origin = at.mesh.number(others[0]);
-        let mut own = goal.iter().filter(|(log, _)| log.origin == origin);
+        let is_sent = |log: &LogName| log.origin == origin && log.namespace == namespace;
+        let mut own = goal.iter().filter(|(log, _)| is_sent(log));
         let received = own.all(|(log, m_id)| marks.get(log) >= Some(m_id));
         holds(received, marks).map_err(|marks| Status::unavailable(format!("{marks:?}")))
     })

@@ -1,4 +1,5 @@
-//! What goes wrong, one module a kind. Each breaks something under load, sees that
+//! What goes wrong, one module a kind, sometimes with a cut in the network beside
+//! it. Each breaks something under load, sees that
 //! it is broken, heals it, and leaves a mesh in which all nodes run. When, where
 //! and how is up to the seed.
 
@@ -14,6 +15,7 @@ mod wiped_disk;
 
 use std::fmt;
 
+use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use xtask::mesh::REGIONS;
@@ -26,6 +28,8 @@ use super::load::Load;
 pub(crate) enum Fault {
     Kill,
     KillAll,
+    KillGateway,
+    KillControlPlane,
     Pause,
     Partition,
     OneWayPartition,
@@ -42,9 +46,11 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Kill,
         Self::KillAll,
+        Self::KillGateway,
+        Self::KillControlPlane,
         Self::Pause,
         Self::Partition,
         Self::OneWayPartition,
@@ -65,6 +71,8 @@ impl Fault {
         match self {
             Self::Kill => "kill",
             Self::KillAll => "kill-all",
+            Self::KillGateway => "kill-gateway",
+            Self::KillControlPlane => "kill-control-plane",
             Self::Pause => "pause",
             Self::Partition => "partition",
             Self::OneWayPartition => "partition-one-way",
@@ -86,11 +94,32 @@ impl Fault {
         Self::ALL.into_iter().find(|fault| fault.name() == name)
     }
 
-    /// Lets it happen, and heals it.
-    pub(crate) async fn happen(self, at: &mut Scene<'_>) {
+    /// Whether the network may be cut elsewhere meanwhile.
+    const fn leaves_the_network(self) -> bool {
+        !matches!(
+            self,
+            Self::Partition | Self::OneWayPartition | Self::FlappingPartition | Self::OldCopy
+        )
+    }
+
+    /// Lets it happen, and heals it; sometimes while two nodes do not hear each
+    /// other. Whether that was so.
+    pub(crate) async fn happen(self, at: &mut Scene<'_>) -> bool {
+        let is_cut = self.leaves_the_network() && at.random.random_bool(0.3);
+        if is_cut {
+            partition::cut_pair(at);
+        }
+        self.happen_alone(at).await;
+        at.mesh.network.mend_all();
+        is_cut
+    }
+
+    async fn happen_alone(self, at: &mut Scene<'_>) {
         match self {
             Self::Kill => kill::one(at).await,
             Self::KillAll => kill::all(at).await,
+            Self::KillGateway => kill::gateway(at).await,
+            Self::KillControlPlane => kill::control_plane(at).await,
             Self::Pause => pause::one(at).await,
             Self::Partition => partition::full(at).await,
             Self::OneWayPartition => partition::one_way(at).await,

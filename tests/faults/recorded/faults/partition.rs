@@ -25,8 +25,7 @@ pub(super) async fn full(at: &mut Scene<'_>) {
         has_queue(at, others[1], victim).await;
     } else {
         // What one of them has reaches the other through the third.
-        cut(at, victim, others[0]);
-        cut(at, others[0], victim);
+        cut_pair(at);
     }
     meanwhile(at, victim, others[0]).await;
     at.mesh.network.mend_all();
@@ -58,6 +57,13 @@ pub(super) async fn flapping(at: &mut Scene<'_>) {
         at.mesh.network.mend_all();
         tokio::time::sleep(Duration::from_millis(at.random.random_range(20..400))).await;
     }
+}
+
+/// Two nodes hear each other only through the third.
+pub(super) fn cut_pair(at: &mut Scene<'_>) {
+    let (one, [other, _]) = at.choose();
+    cut(at, one, other);
+    cut(at, other, one);
 }
 
 fn cut(at: &mut Scene<'_>, from: &str, to: &str) {
