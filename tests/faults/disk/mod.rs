@@ -12,6 +12,7 @@ mod tree;
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use fuser::{BackgroundSession, Config, MountOption};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
 
 pub(crate) use content::Loss;
 pub(crate) use filesystem::{Failing, PlannedError};
@@ -140,26 +140,30 @@ impl Disk {
         self.state().planned = None;
     }
 
-    /// Turns over one bit of what was synced of the write-ahead log: in the second
-    /// quarter of its newest file that has `least_bytes`. The path and the place.
+    /// Turns over one bit of what was synced of the newest file of a kind that has
+    /// `least_bytes`, somewhere in a part of it. The path and the place.
     pub(crate) fn flip_bit(
         &mut self,
+        is_of_kind: impl Fn(&str) -> bool,
         least_bytes: u64,
+        part: impl Fn(u64) -> Range<u64>,
         random: &mut StdRng,
     ) -> io::Result<Option<(PathBuf, u64)>> {
-        let mut logs: Vec<(PathBuf, u64)> = self
+        let mut found: Vec<(PathBuf, u64)> = self
             .state()
             .tree
             .files()
             .into_iter()
-            .filter(|(path, _)| path.extension().is_some_and(|end| end == "log"))
+            .filter(|(path, _)| {
+                path.file_name().is_some_and(|it| is_of_kind(&it.to_string_lossy()))
+            })
             .map(|(path, content)| (path, content.size()))
             .filter(|(_, size)| *size >= least_bytes)
             .collect();
-        logs.sort();
-        let Some((path, size)) = logs.pop() else { return Ok(None) };
-        let offset = random.random_range(size / 4..size / 2);
-        let bit = *[0, 1, 2, 3, 4, 5, 6, 7].choose(random).expect("there are some");
+        found.sort();
+        let Some((path, size)) = found.pop() else { return Ok(None) };
+        let offset = random.random_range(part(size));
+        let bit = random.random_range(0..8);
         self.change(|state| {
             state.tree.flip_bit(&path, offset, bit).expect("it was there");
         })?;

@@ -161,7 +161,7 @@ impl FaultyMesh {
                 let mut held = status.namespaces.iter().filter(|held| held.name == **name);
                 held.any(|held| held.member && held.ready)
             };
-            let all = Self::namespaces_of(region).iter().all(|name| is_ready(name));
+            let all = Self::namespaces_of(region).iter().all(is_ready);
             holds(all, status).map_err(|status| Status::unavailable(format!("{status:?}")))
         })
         .await
@@ -282,6 +282,8 @@ impl FaultyMesh {
     /// has taken over the state of another member.
     pub(crate) async fn start_behind(&mut self, region: &'static str) {
         self.start_node(region).await;
+        // A namespace of two members is taken over from the other one, or not.
+        self.network.mend_all();
         let status = self.until_ready(region).await;
         self.see_durable_in(region, &status);
         let machine = self.machine(region);

@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use interlock_core::identity::LogName;
 use rand::RngExt as _;
 use tonic::Status;
 use xtask::mesh::Mesh;
 
+use super::super::faulty_mesh::EVERYWHERE;
 use super::Scene;
 use crate::waiting::{holds, until};
 
@@ -24,8 +26,8 @@ pub(super) async fn full(at: &mut Scene<'_>) {
         has_queue(at, victim, others[0]).await;
         has_queue(at, others[1], victim).await;
     } else {
-        // What one of them has reaches the other through the third.
-        cut_pair(at);
+        let (one, other) = cut_pair(at);
+        is_relayed(at, one, other).await;
     }
     meanwhile(at, victim, others[0]).await;
     at.mesh.network.mend_all();
@@ -60,10 +62,27 @@ pub(super) async fn flapping(at: &mut Scene<'_>) {
 }
 
 /// Two nodes hear each other only through the third.
-pub(super) fn cut_pair(at: &mut Scene<'_>) {
+pub(super) fn cut_pair(at: &mut Scene<'_>) -> (&'static str, &'static str) {
     let (one, [other, _]) = at.choose();
     cut(at, one, other);
     cut(at, other, one);
+    (one, other)
+}
+
+/// Waits until what one node accepts from now on is at another that does not hear
+/// it.
+async fn is_relayed(at: &mut Scene<'_>, one: &str, other: &str) {
+    at.load.progress(one, 20).await;
+    let (origin, namespace) = (at.mesh.number(one), at.mesh.namespace(EVERYWHERE));
+    let own = |log: &LogName| log.origin == origin && log.namespace == namespace;
+    let goal = at.mesh.see_durable(one).await.expect("it answers");
+    until(&format!("{other} hears of {one} through the third"), async || {
+        let marks = at.mesh.see_durable(other).await?;
+        let mut goal = goal.iter().filter(|(log, _)| own(log));
+        let is_there = goal.all(|(log, m_id)| marks.get(log) >= Some(m_id));
+        holds(is_there, marks).map_err(|marks| Status::unavailable(format!("{marks:?}")))
+    })
+    .await;
 }
 
 fn cut(at: &mut Scene<'_>, from: &str, to: &str) {
