@@ -301,6 +301,7 @@ impl FaultyMesh {
         let mut goal = Marks::new();
         for region in REGIONS {
             self.until_ready(region).await;
+            self.see_ready(region);
             let marks = until("the node answers", async || self.see_durable(region).await).await;
             for (log, m_id) in marks {
                 let highest = goal.entry(log).or_default();

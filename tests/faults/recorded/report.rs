@@ -45,8 +45,10 @@ impl Report {
         for fault in faults {
             self.lines.entry(*fault).or_default().violations += count;
         }
-        let shown = verdict.violations.iter().map(|violation| format!("seed {seed}: {violation}"));
-        self.violations.extend(shown);
+        for violation in &verdict.violations {
+            println!("  broken: {violation}");
+            self.violations.push(format!("seed {seed}: {violation}"));
+        }
         self.lost_with_disks += verdict.lost_with_disks;
         println!("  violations {count}, lost with disks {}", verdict.lost_with_disks);
     }
