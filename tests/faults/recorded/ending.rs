@@ -13,7 +13,7 @@ use interlock_simulation::history::{
 };
 use interlock_simulation::machine::MachineName;
 use tonic::Status;
-use xtask::mesh::{Mesh, REGIONS};
+use xtask::mesh::REGIONS;
 
 use super::disk_reading;
 use super::faulty_mesh::{FaultyMesh, WEST, WEST_REGIONS};
@@ -184,11 +184,4 @@ fn see_held(mesh: &FaultyMesh, machine: MachineName, node: &FinalNode) {
             mesh.recorder.see(Record::Appended { machine: reading, name, hash, row });
         }
     }
-}
-
-/// What a process said last, for people.
-pub(crate) fn log_of(mesh: &FaultyMesh, region: &str) -> String {
-    let path =
-        mesh.processes.folder().join("logs").join(format!("{}.log", Mesh::push_node(region)));
-    std::fs::read_to_string(path).unwrap_or_default()
 }

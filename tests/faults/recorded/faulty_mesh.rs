@@ -328,6 +328,32 @@ impl FaultyMesh {
     }
 }
 
+impl Drop for FaultyMesh {
+    /// What nodes said last goes with the folder: where the run has failed it is
+    /// told before.
+    fn drop(&mut self) {
+        const LINES: usize = 15;
+        if !std::thread::panicking() {
+            return;
+        }
+        for region in REGIONS {
+            let said = log_of(self, region);
+            let lines: Vec<&str> = said.lines().collect();
+            println!("{region} said last:");
+            for line in &lines[lines.len().saturating_sub(LINES)..] {
+                println!("  {line}");
+            }
+        }
+    }
+}
+
+/// All that a node has said.
+pub(crate) fn log_of(mesh: &FaultyMesh, region: &str) -> String {
+    let name = format!("{}.log", Mesh::push_node(region));
+    let path = mesh.processes.folder().join("logs").join(name);
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
 fn client(processes: &Mesh) -> Client {
     let regions = REGIONS
         .iter()

@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom as _;
 use xtask::mesh::Mesh;
 
 use super::super::disk_reading;
-use super::super::ending::log_of;
+use super::super::faulty_mesh::log_of;
 use super::Scene;
 use crate::disk::Loss;
 

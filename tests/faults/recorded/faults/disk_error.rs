@@ -2,7 +2,7 @@
 //! was about, because nobody knows what the disk has.
 
 use rand::RngExt as _;
-use tonic::Status;
+use rand::seq::IndexedRandom as _;
 use xtask::mesh::Mesh;
 
 use super::{Scene, power_cut};
@@ -13,9 +13,9 @@ use crate::waiting::{holds, until};
 const FAILURE_EXIT_CODE: i32 = 70;
 
 /// The end of a file's name: of the write-ahead log, which everything goes through,
-/// or of any.
+/// of the file beside the database, of any.
 const WRITE_AHEAD: &str = ".log";
-const ANY: &str = "";
+const SUFFIXES: [&str; 4] = [WRITE_AHEAD, WRITE_AHEAD, "durable-marks", ""];
 /// A node that has acknowledged so much after a failure goes on.
 const GOES_ON: u64 = 60;
 
@@ -31,7 +31,9 @@ pub(super) async fn of_a_sync(at: &mut Scene<'_>) {
 
 async fn fail(at: &mut Scene<'_>, what: Failing, after: u64) {
     let (victim, others) = at.choose();
-    let suffix = if at.random.random_bool(0.6) { WRITE_AHEAD } else { ANY };
+    let suffix = *SUFFIXES.choose(at.random).expect("there are some");
+    // That one is written about once a second.
+    let after = if suffix.starts_with("durable") { after % 4 } else { after };
     // One that fails and none after it is the harder case: whoever tries again
     // succeeds.
     let lasts = at.random.random_bool(0.3);
@@ -44,11 +46,11 @@ async fn fail(at: &mut Scene<'_>, what: Failing, after: u64) {
     .await;
     let failed = at.mesh.disk(victim).failed();
     println!("  {victim}: {what:?} of {} failed", failed[0].display());
-    if suffix == ANY {
+    if suffix == WRITE_AHEAD {
+        ends(at, victim).await;
+    } else {
         // A file that nothing rests on may fail without consequence.
         ends_or_goes_on(at, victim).await;
-    } else {
-        ends(at, victim).await;
     }
     at.mesh.disk(victim).end_errors();
     at.load.progress(others[0], 1).await;
@@ -70,15 +72,17 @@ async fn ends_or_goes_on(at: &mut Scene<'_>, victim: &'static str) {
 }
 
 /// Waits until a node has ended by itself, as one does that must not go on.
-pub(super) async fn ends(at: &mut Scene<'_>, victim: &str) {
+async fn ends(at: &mut Scene<'_>, victim: &str) {
+    until(&format!("{victim} ends"), async || holds(has_ended(at, victim), "it runs")).await;
+}
+
+/// Whether a node has ended by itself, as one does that must not go on.
+pub(super) fn has_ended(at: &mut Scene<'_>, victim: &str) -> bool {
     let name = Mesh::push_node(victim);
-    let processes = &mut at.mesh.processes;
-    let ended = until(&format!("{victim} ends"), async || {
-        let ended = processes.take_ended().into_iter().find(|ended| ended.name == name);
-        ended.ok_or_else(|| Status::unavailable("it runs"))
-    })
-    .await;
+    let ended = at.mesh.processes.take_ended();
+    let Some(ended) = ended.iter().find(|ended| ended.name == name) else { return false };
     if ended.status.code() != Some(FAILURE_EXIT_CODE) {
         at.incident(victim, &format!("ended with {}, not by its own will", ended.status));
     }
+    true
 }

@@ -1,6 +1,6 @@
 //! A disk that fills up. Foreseen, the node refuses publications, and below a
 //! lower limit closes its windows, and opens again when there is room. With no
-//! warning a write fails, and the node ends.
+//! warning a write fails and the node ends, unless it looked just before.
 
 use bytes::Bytes;
 use interlock_client::v1;
@@ -52,33 +52,39 @@ pub(super) async fn sudden(at: &mut Scene<'_>) {
     let _ = at.mesh.see_durable(victim).await;
     let left = at.random.random_range(0..64) * 1024;
     at.mesh.disk(victim).leave_free(Some(left));
-    disk_error::ends(at, victim).await;
+    let has_ended = ends_or_refuses(at, victim).await;
     at.load.progress(others[0], 1).await;
     at.mesh.disk(victim).leave_free(None);
+    if !has_ended {
+        return at.load.progress(victim, 1).await;
+    }
     if at.random.random_bool(0.5) {
         power_cut::cut_power(at, victim);
     }
     at.mesh.start_node(victim).await;
 }
 
+/// Waits until a node has met the end of its disk, and so has ended, or has seen
+/// it just before and refuses. Whether it has ended.
+async fn ends_or_refuses(at: &mut Scene<'_>, victim: &str) -> bool {
+    let mut number = at.random.random_range(0..u64::MAX / 2);
+    until(&format!("{victim} ends or refuses"), async || {
+        number += 1;
+        match publish_probe(at, victim, number).await {
+            Err(status) if is_full(&status) => Ok(false),
+            answer => disk_error::has_ended(at, victim).then_some(true).ok_or(answer),
+        }
+    })
+    .await
+}
+
 /// Waits until a publication is refused, for the reason that it is.
 async fn until_refused(at: &mut Scene<'_>, region: &str) {
-    let place = Place {
-        client: 2000,
-        node: at.mesh.number(region),
-        namespace: at.mesh.namespace(EVERYWHERE),
-    };
-    let channel = channel(&format!("{region}-local"));
     let mut number = at.random.random_range(0..u64::MAX / 2);
     until(&format!("{region} refuses"), async || {
         number += 1;
-        let payload = Bytes::from(format!("into a full disk {number}"));
-        let answer = publish_one(at.mesh, region, EVERYWHERE, place, &channel, &payload).await;
-        let is_typed = |status: &Status| {
-            status.code() == Code::ResourceExhausted && reason_of(status) == Some(Reason::DiskFull)
-        };
-        match answer {
-            Err(status) if is_typed(&status) => Ok(()),
+        match publish_probe(at, region, number).await {
+            Err(status) if is_full(&status) => Ok(()),
             other => Err(other),
         }
     })
@@ -87,4 +93,19 @@ async fn until_refused(at: &mut Scene<'_>, region: &str) {
     if !status.alarms.iter().any(|alarm: &v1::Alarm| alarm.detail.contains("free")) {
         at.incident(region, &format!("no alarm of a full disk: {:?}", status.alarms));
     }
+}
+
+fn is_full(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && reason_of(status) == Some(Reason::DiskFull)
+}
+
+async fn publish_probe(at: &Scene<'_>, region: &str, number: u64) -> Result<(), Status> {
+    let place = Place {
+        client: 2000,
+        node: at.mesh.number(region),
+        namespace: at.mesh.namespace(EVERYWHERE),
+    };
+    let channel = channel(&format!("{region}-local"));
+    let payload = Bytes::from(format!("into a full disk {number}"));
+    publish_one(at.mesh, region, EVERYWHERE, place, &channel, &payload).await
 }
