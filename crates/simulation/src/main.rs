@@ -121,7 +121,7 @@ fn replay(seed: u64, arguments: &Arguments) -> bool {
         arguments.verbose.then(|| Box::new(|line: &str| println!("{line}")) as Listener);
     let started = Instant::now();
     let outcome = run(seed, &options(arguments), listener);
-    print_violations(seed, &outcome);
+    print_violations(seed, &outcome, &arguments.only);
     print_summary(&outcome.statistics, 1, started.elapsed(), arguments.json);
     if let Some(hash) = outcome.trace_hash {
         println!("trace hash: {hash}");
@@ -138,18 +138,22 @@ fn sweep(arguments: &Arguments) -> bool {
         let outcome = run(seed, &options(arguments), None);
         all.add(&outcome.statistics);
         failed += u64::from(!outcome.violations.is_empty());
-        print_violations(seed, &outcome);
+        print_violations(seed, &outcome, &arguments.only);
         if told_at.elapsed() >= Duration::from_secs(2) {
             told_at = Instant::now();
             let done = seed + 1 - arguments.from;
             eprintln!("{done} of {} seeds, {failed} failed", arguments.seeds);
         }
     }
+    if !arguments.json {
+        let last = arguments.from.saturating_add(arguments.seeds).saturating_sub(1);
+        println!("seeds {} to {last}, {failed} failed", arguments.from);
+    }
     print_summary(&all, arguments.seeds, started.elapsed(), arguments.json);
     failed == 0
 }
 
-fn print_violations(seed: u64, outcome: &Outcome) {
+fn print_violations(seed: u64, outcome: &Outcome, only: &[FaultKind]) {
     const SHOWN: usize = 5;
     for violation in outcome.violations.iter().take(SHOWN) {
         eprintln!("seed {seed}: {violation}");
@@ -158,7 +162,10 @@ fn print_violations(seed: u64, outcome: &Outcome) {
         eprintln!("seed {seed}: and {} more", outcome.violations.len() - SHOWN);
     }
     if !outcome.violations.is_empty() {
-        eprintln!("cargo xtask simulate --seed {seed}");
+        let kinds: Vec<String> = only.iter().map(|kind| kind.name().replace(' ', "-")).collect();
+        let only =
+            if kinds.is_empty() { String::new() } else { format!(" --only {}", kinds.join(",")) };
+        eprintln!("cargo xtask simulate --seed {seed}{only}");
     }
 }
 

@@ -168,10 +168,10 @@ impl Node {
             self.heard.insert(fact.opening.node, (fact.opening.incarnation, now));
         }
         let mut fact = fact.clone();
-        if self.planted == Some(PlantedBug::FactsNeverRetired) {
-            fact.opening.opened_from = None;
-            self.facts.record(&fact, false);
-            return;
+        if self.planted == Some(PlantedBug::OldAcknowledgementBelieved)
+            && let Some((incarnation, _)) = self.heard.get(&fact.opening.node)
+        {
+            fact.opening.incarnation = *incarnation;
         }
         self.facts.record(&fact, first_hand);
     }

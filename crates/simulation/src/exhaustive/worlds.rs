@@ -46,63 +46,62 @@ const NOTHING: SmallWorld = SmallWorld {
 
 /// All of them, from the smallest to the largest.
 pub const WORLDS: &[SmallWorld] = &[
-    SmallWorld { name: "power-cut", publishing: 1, power_cuts: 1, ..NOTHING },
-    SmallWorld { name: "killed-then-cut", messages: 2, kills: 1, power_cuts: 1, ..NOTHING },
-    SmallWorld { name: "restored", messages: 2, publishing: 1, restores: 1, ..NOTHING },
+    SmallWorld { name: "restored", publishing: 1, messages: 2, restores: 1, ..NOTHING },
+    SmallWorld { name: "power-cut", power_cuts: 1, under_way: 2, ..NOTHING },
+    SmallWorld { name: "killed-then-cut", kills: 1, power_cuts: 1, messages: 2, ..NOTHING },
+    SmallWorld { name: "wiped", publishing: 1, wipes: 1, under_way: 2, ..NOTHING },
     SmallWorld {
         name: "late-acknowledgement",
-        messages: 2,
         publishing: 1,
+        messages: 1,
         restores: 1,
         acknowledgements: 1,
         ..NOTHING
     },
-    SmallWorld { name: "wiped", messages: 3, publishing: 1, wipes: 1, under_way: 2, ..NOTHING },
+    SmallWorld { name: "restored-and-cut", restores: 1, power_cuts: 1, messages: 2, ..NOTHING },
     SmallWorld {
         name: "subscriber",
-        messages: 2,
         publishing: 1,
+        messages: 2,
         restores: 1,
         moves: Some(1),
         ..NOTHING
     },
     SmallWorld {
         name: "subscriber-of-wiped",
-        messages: 2,
         publishing: 1,
+        messages: 2,
         wipes: 1,
         moves: Some(1),
         ..NOTHING
     },
     SmallWorld {
         name: "subscriber-of-forks",
-        messages: 3,
         publishing: 1,
         restores: 1,
         moves: Some(2),
-        depth: 14,
+        depth: 10,
         ..NOTHING
     },
     SmallWorld {
         name: "three-nodes",
         nodes: 3,
-        messages: 3,
+        messages: 2,
         publishing: 2,
         power_cuts: 1,
-        depth: 12,
+        depth: 10,
         ..NOTHING
     },
     SmallWorld {
         name: "everything",
         nodes: 3,
-        messages: 3,
         under_way: 2,
         acknowledgements: 1,
         power_cuts: 1,
         restores: 1,
         wipes: 1,
         moves: Some(1),
-        depth: 6,
+        depth: 4,
         ..NOTHING
     },
 ];
