@@ -65,6 +65,7 @@ pub const WORLDS: &[SmallWorld] = &[
         messages: 2,
         restores: 1,
         moves: Some(1),
+        depth: 11,
         ..NOTHING
     },
     SmallWorld {
@@ -80,7 +81,7 @@ pub const WORLDS: &[SmallWorld] = &[
         publishing: 1,
         restores: 1,
         moves: Some(2),
-        depth: 10,
+        depth: 9,
         ..NOTHING
     },
     SmallWorld {
@@ -89,7 +90,7 @@ pub const WORLDS: &[SmallWorld] = &[
         messages: 2,
         publishing: 2,
         power_cuts: 1,
-        depth: 10,
+        depth: 13,
         ..NOTHING
     },
     SmallWorld {
