@@ -42,6 +42,7 @@ impl World {
         let state = self.clients.get_mut(&number).expect("clients stay");
         let mut around = Surroundings {
             random: &mut self.random,
+            planted: self.planted,
             history: &mut self.history,
             may_begin: self.phase == Phase::Faults,
             outputs: Vec::new(),
@@ -87,6 +88,7 @@ impl World {
         let has_choice = self.machines_of(node).nth(1).is_some();
         let changes = has_choice && self.random.chance(15);
         let connection = self.clients[&request.name.client].connection;
+        let connection = connection.filter(|endpoint| endpoint.node() == node);
         let kept = connection.filter(|endpoint| !changes && self.is_running(*endpoint));
         let connection = kept.or_else(|| self.any_process_of(node));
         let state = self.clients.get_mut(&request.name.client).expect("clients stay");

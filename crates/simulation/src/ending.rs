@@ -7,6 +7,7 @@ use std::time::Duration;
 use interlock_core::identity::{NamespaceNumber, NodeNumber};
 use interlock_storage::{LogStorage, StorageError};
 
+use crate::checks::StandingStill;
 use crate::event::Event;
 use crate::history::{FinalChannel, FinalLog, FinalNamespace, FinalNode, Outcome, Record};
 use crate::machine::{Machine, MachineName};
@@ -52,6 +53,7 @@ impl World {
 
     /// What keeps the world from being well, if anything does.
     fn trouble(&self) -> Option<String> {
+        let still = self.standing_still();
         if let Some(machine) = self.machines.values().find(|machine| machine.is_superseded) {
             let name = machine.name;
             let what = self.what_keeps(name).unwrap_or_else(|| "is about to go".to_owned());
@@ -68,7 +70,7 @@ impl World {
             if let Some(peer) = self.unheard_peer(*name) {
                 return Some(format!("node {node} has not heard from node {peer}"));
             }
-            if let Some(trouble) = self.trouble_at(machine, process) {
+            if let Some(trouble) = self.trouble_at(machine, process, &still) {
                 return Some(format!("node {node}: {trouble}"));
             }
         }
@@ -79,7 +81,12 @@ impl World {
         None
     }
 
-    fn trouble_at(&self, machine: &Machine, process: &Process) -> Option<String> {
+    fn trouble_at(
+        &self,
+        machine: &Machine,
+        process: &Process,
+        still: &StandingStill,
+    ) -> Option<String> {
         let node = machine.node.number;
         let topology = self.topology();
         if process.topology().version != topology.version {
@@ -95,7 +102,8 @@ impl World {
         }
         for peer in topology.peers_of(node) {
             let queue = process.queue_of(peer.number);
-            if let Some(queued) = queue.first() {
+            let waits = queue.iter().find(|queued| !still.touches(&queued.log));
+            if let Some(queued) = waits {
                 let facts = process.facts().facts();
                 let of_peer: Vec<_> = facts
                     .iter()
@@ -126,7 +134,10 @@ impl World {
         let (frames, nacks) = self.quiet_from;
         let frames = self.statistics.frames - frames;
         let nacks = self.statistics.nacks - nacks;
-        if frames + nacks > 0 {
+        // What stands still is looked at again from time to time, by each pair.
+        let pairs = self.machines.len() * self.machines.len();
+        let still = (self.standing_still().logs().count() * pairs) as u64;
+        if frames > still || nacks > still {
             let what = format!("{frames} frames and {nacks} complaints though nothing was new");
             self.history.incident(None, what);
         }
@@ -139,6 +150,8 @@ impl World {
     fn finish(&mut self) {
         self.phase = Phase::Over;
         self.collect_final_state();
+        self.look_for_unseen_resumed();
+        self.resume_kept_cursors();
         self.count();
         let nodes: Vec<NodeNumber> = self.final_state.nodes.keys().copied().collect();
         for node in nodes {

@@ -51,6 +51,10 @@ pub enum Event {
     /// Somebody looks whether a process that another took the name of has
     /// driven out what it has.
     SupersededLooked(Endpoint),
+    /// A gateway and its subscribers go on.
+    GatewayRuns(NodeNumber),
+    /// A machine is resumed from its snapshot, if its process is still the one.
+    SnapshotResumed(Endpoint),
     /// Somebody copies a node's disk.
     DiskCopied(MachineName),
     /// Something goes wrong.
@@ -115,6 +119,10 @@ impl fmt::Display for Event {
             }
             Self::TopologyTold(node, topology) => {
                 write!(f, "n{node} is told topology {}", topology.version)
+            }
+            Self::GatewayRuns(node) => write!(f, "gateway of n{node}"),
+            Self::SnapshotResumed(Endpoint { machine, process }) => {
+                write!(f, "n{machine} {process} is resumed from its snapshot")
             }
             Self::DiskCopied(node) => write!(f, "n{node}'s disk is copied"),
             Self::Fault(kind) => write!(f, "FAULT {kind}"),

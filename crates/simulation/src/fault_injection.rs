@@ -74,6 +74,7 @@ impl World {
             FaultKind::DiskError => self.fail_disk(),
             FaultKind::NamespaceGrowth => self.grow_namespace(),
             FaultKind::SecondProcess => self.start_second_process(),
+            FaultKind::ResumedSnapshot => self.take_snapshot(),
             FaultKind::ControlPlaneLost => {
                 let node = self.any_machine();
                 self.machine(node).hears_control_plane = false;

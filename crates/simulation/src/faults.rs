@@ -36,11 +36,13 @@ pub enum FaultKind {
     SecondProcess,
     /// A node does not hear of newer topologies from the control-plane.
     ControlPlaneLost,
+    /// A machine is resumed from a snapshot of its memory and disk.
+    ResumedSnapshot,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StreamBreak,
         Self::Delay,
         Self::OneWayPartition,
@@ -56,6 +58,7 @@ impl FaultKind {
         Self::NamespaceGrowth,
         Self::SecondProcess,
         Self::ControlPlaneLost,
+        Self::ResumedSnapshot,
     ];
 
     /// How many seeds of a hundred have faults of this kind.
@@ -67,6 +70,7 @@ impl FaultKind {
             Self::RestoredCopy | Self::WipedDisk | Self::PowerCut => 30,
             Self::DiskError | Self::NamespaceGrowth | Self::ControlPlaneLost => 30,
             Self::SecondProcess => 25,
+            Self::ResumedSnapshot => 10,
         }
     }
 
@@ -88,6 +92,7 @@ impl FaultKind {
             Self::NamespaceGrowth => "namespace growth",
             Self::SecondProcess => "second process",
             Self::ControlPlaneLost => "control-plane lost",
+            Self::ResumedSnapshot => "resumed snapshot",
         }
     }
 }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use interlock_core::cursor::Cursor;
+use interlock_core::delivery::ChannelFilter;
 use interlock_core::identity::{
     ChainHash, Epoch, FencingToken, Incarnation, LogName, Mark, MessageName, MessageNumber,
     NamespaceNumber, NodeNumber, PublisherSequence, SessionId,
@@ -14,6 +16,7 @@ use interlock_core::names::ChannelName;
 use interlock_core::replication::rows::Row;
 use interlock_core::topology::Topology;
 
+use crate::delivery::Told;
 use crate::machine::MachineName;
 use crate::network::ProcessNumber;
 
@@ -25,6 +28,11 @@ impl ClientNumber {
     /// Wraps the raw number.
     pub const fn new(raw: u32) -> Self {
         Self(raw)
+    }
+
+    /// The raw number.
+    pub const fn get(self) -> u32 {
+        self.0
     }
 }
 
@@ -49,6 +57,8 @@ pub enum Attempt {
         payload: Bytes,
         /// The place in a session.
         position: Option<(SessionId, PublisherSequence)>,
+        /// It says of itself that it may be a repeat.
+        possibly_repeated: bool,
     },
     /// To create a channel.
     Create {
@@ -216,8 +226,41 @@ pub enum Record {
         /// The machine.
         machine: MachineName,
     },
+    /// A machine was resumed from a snapshot of its memory and disk, which goes on
+    /// as the opening that it was, from these marks.
+    Resumed {
+        /// The machine.
+        machine: MachineName,
+        /// The opening.
+        incarnation: Incarnation,
+        /// What it held.
+        logs: BTreeMap<LogName, Mark>,
+    },
     /// There is a newer topology.
     TopologyEdited(Arc<Topology>),
+}
+
+/// Names a subscription: its place in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionNumber(usize);
+
+/// One subscription: where it began, and all that the subscriber was told.
+#[derive(Clone, Debug)]
+pub struct SessionRecord {
+    /// Who.
+    pub subscriber: u32,
+    /// At which node's gateway.
+    pub node: NodeNumber,
+    /// The namespace.
+    pub namespace: NamespaceNumber,
+    /// The channels.
+    pub filter: ChannelFilter,
+    /// The cursor that it began with.
+    pub start: Cursor,
+    /// In order.
+    pub told: Vec<Told>,
+    /// It lasted until there was nothing left to tell.
+    pub is_complete: bool,
 }
 
 /// Something that must not happen and was seen as it did.
@@ -237,6 +280,10 @@ pub struct History {
     pub records: Vec<Record>,
     /// In order of time.
     pub incidents: Vec<Incident>,
+    sessions: Vec<SessionRecord>,
+    /// Publications that were passed over because their channel's epoch had
+    /// ended.
+    pub ended: Vec<MessageName>,
 }
 
 impl History {
@@ -271,6 +318,22 @@ impl History {
     /// All operations.
     pub fn operations(&self) -> &[Operation] {
         &self.operations
+    }
+
+    /// A subscription begins.
+    pub fn begin_session(&mut self, session: SessionRecord) -> SessionNumber {
+        self.sessions.push(session);
+        SessionNumber(self.sessions.len() - 1)
+    }
+
+    /// One subscription.
+    pub fn session_mut(&mut self, number: SessionNumber) -> &mut SessionRecord {
+        &mut self.sessions[number.0]
+    }
+
+    /// All subscriptions.
+    pub fn sessions(&self) -> &[SessionRecord] {
+        &self.sessions
     }
 
     /// Notes what must not happen.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use interlock_core::clock::{Moment, WallTime};
 use interlock_core::identity::{
-    FencingToken, Incarnation, LogName, Mark, NamespaceNumber, NodeNumber, TopologyVersion,
+    FencingToken, Incarnation, LogName, Mark, MemberOpening, NamespaceNumber, NodeNumber,
+    TopologyVersion,
 };
 use interlock_core::topology::{Node, Topology};
 use interlock_storage::{LogStorage, Loss, MemoryDisk, MemoryStorage, OpenError, Recovery};
@@ -55,6 +56,21 @@ pub struct SavedCopy {
     pub recorded: BTreeSet<NamespaceNumber>,
 }
 
+/// A machine's disk and its process's memory as of one moment. All that a process
+/// decides by is on its disk, but for which opening it is; its connections do not
+/// survive.
+#[derive(Debug)]
+pub struct MachineSnapshot {
+    /// The disk.
+    pub copy: SavedCopy,
+    /// Which process.
+    pub process: ProcessNumber,
+    /// Its opening.
+    pub opening: MemberOpening,
+    /// Its token.
+    pub token: FencingToken,
+}
+
 /// A machine that a node runs on.
 #[derive(Debug)]
 pub struct Machine {
@@ -90,6 +106,10 @@ pub struct Machine {
     pub timer_at: Option<Moment>,
     /// The namespaces that its disk says to have been ready in.
     pub recorded: BTreeSet<NamespaceNumber>,
+    /// A snapshot of the machine: its disk and its process's memory.
+    pub snapshot: Option<MachineSnapshot>,
+    /// The process was resumed from a snapshot.
+    pub is_resumed: bool,
     /// What the last process had appended.
     pub remembered: Vec<(LogName, Mark)>,
     /// What its disk holds for certain: as opened, and synced since.
@@ -123,6 +143,8 @@ pub struct Starter<'a> {
     pub config: ProcessConfig,
     /// In so many of a hundred cases the process dies while it opens its disk.
     pub dies_percent: u64,
+    /// The opening of the process whose memory is resumed, if it is.
+    pub resumed: Option<MemberOpening>,
 }
 
 impl Machine {
@@ -145,6 +167,8 @@ impl Machine {
             cuts_power: false,
             timer_at: None,
             recorded: BTreeSet::new(),
+            snapshot: None,
+            is_resumed: false,
             remembered: Vec::new(),
             durable: BTreeMap::new(),
         }
@@ -183,7 +207,8 @@ impl Machine {
 
     /// Starts a process over the disk.
     pub fn start(&mut self, starter: Starter<'_>) -> Result<Recovery, StartError> {
-        let Starter { random, now, process, token, topologies, config, dies_percent } = starter;
+        let Starter { random, now, process, token, topologies, config, dies_percent, resumed } =
+            starter;
         let (storage, recovery) = MemoryStorage::open(&self.disk).map_err(StartError::Storage)?;
         // What the walk left is durable, whatever becomes of this process.
         self.durable = recovery.logs.iter().map(|log| (log.row.log, log.mark)).collect();
@@ -204,7 +229,9 @@ impl Machine {
             incarnation,
             token,
             remembered,
+            resumed,
         };
+        self.is_resumed = resumed.is_some();
         self.process_number = process;
         self.is_superseded = false;
         self.started_at = now;
@@ -258,6 +285,21 @@ impl Machine {
         }
         self.timer_at = None;
         self.disk.crash(loss, &mut |most| random.between(0, most as u64) as usize);
+    }
+
+    /// Takes a snapshot of the machine, if there is a process.
+    pub fn take_snapshot(&mut self) -> bool {
+        self.note_readiness();
+        let Some(process) = &self.process else { return false };
+        let copy = SavedCopy {
+            disk: self.disk.copy(),
+            logs: process.appended_marks().into_iter().collect(),
+            recorded: self.recorded.clone(),
+        };
+        let (opening, token) = (process.admission().opening(), process.token());
+        self.snapshot =
+            Some(MachineSnapshot { copy, process: self.process_number, opening, token });
+        true
     }
 
     /// Copies the disk as it is, with what is in the page cache.

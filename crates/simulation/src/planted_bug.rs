@@ -42,11 +42,33 @@ pub enum PlantedBug {
     TailAbandoned,
     /// Every node takes and serves every namespace.
     ResidencyIgnored,
+    /// An origin that a cursor does not name is read from now on, not from its
+    /// beginning.
+    UnseenOriginSkipped,
+    /// Of an origin's branches only what is above the highest tip is read.
+    ForkTailDropped,
+    /// Tips whose rows are not known where a cursor is resumed are dropped from
+    /// it.
+    UnknownTipsForgotten,
+    /// How far a log is to be read is judged by rows that are not known.
+    UntilJudgedUnknown,
+    /// What was missed is read log by log, children before their parents.
+    ParentsReadLast,
+    /// What a node says again, having lost its disk, reaches all readers again.
+    SaidAgainShownAgain,
+    /// A publisher does not say of what it publishes again that it may be a repeat.
+    RepeatsUndeclared,
+    /// What others say of the logs that a process writes is not compared with what
+    /// it wrote.
+    OwnMarksIgnored,
+    /// What an older opening of a member acknowledged is believed of the one that is
+    /// there. Only the search of small worlds can tell: nothing trims yet.
+    OldAcknowledgementBelieved,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 27] = [
         Self::AcknowledgedBeforeSync,
         Self::RepeatAnsweredBeforeSync,
         Self::AppendedToldAsHeld,
@@ -65,5 +87,14 @@ impl PlantedBug {
         Self::FencingIgnored,
         Self::TailAbandoned,
         Self::ResidencyIgnored,
+        Self::UnseenOriginSkipped,
+        Self::ForkTailDropped,
+        Self::UnknownTipsForgotten,
+        Self::UntilJudgedUnknown,
+        Self::ParentsReadLast,
+        Self::SaidAgainShownAgain,
+        Self::RepeatsUndeclared,
+        Self::OwnMarksIgnored,
+        Self::OldAcknowledgementBelieved,
     ];
 }

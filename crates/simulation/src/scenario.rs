@@ -76,11 +76,19 @@ pub struct Restrictions {
     pub always: BTreeSet<FaultKind>,
     /// Exactly so many nodes.
     pub nodes: Option<u64>,
+    /// Whether publishers go elsewhere when their node does not answer; else the
+    /// seed decides.
+    pub moving_publishers: Option<bool>,
 }
 
 impl Default for Restrictions {
     fn default() -> Self {
-        Self { allowed: FaultKind::ALL.into(), always: BTreeSet::new(), nodes: None }
+        Self {
+            allowed: FaultKind::ALL.into(),
+            always: BTreeSet::new(),
+            nodes: None,
+            moving_publishers: None,
+        }
     }
 }
 
@@ -92,7 +100,7 @@ impl Scenario {
         let topology = draw_topology(random, nodes, regions);
         let fault_time = random.duration(Duration::from_secs(12), Duration::from_secs(30));
         let mut faults = BTreeMap::new();
-        for kind in FaultKind::ALL {
+        for kind in FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::ResumedSnapshot) {
             let is_in = random.chance(kind.percent_of_seeds());
             let interval = random.duration(fault_time / 12, fault_time / 2);
             if restrictions.always.contains(&kind) || is_in && restrictions.allowed.contains(&kind)
@@ -104,10 +112,31 @@ impl Scenario {
         Self { topology, clients, faults, weather: draw_weather(random), fault_time }
     }
 
+    /// Perhaps has machines resumed from snapshots: decided apart, because it is rare
+    /// and most worlds are to be as they are without it.
+    pub fn perhaps_resume_snapshots(&mut self, random: &mut Random, restrictions: &Restrictions) {
+        let kind = FaultKind::ResumedSnapshot;
+        let is_in = random.chance(kind.percent_of_seeds()) && restrictions.allowed.contains(&kind);
+        if is_in || restrictions.always.contains(&kind) {
+            self.faults.insert(kind, self.fault_time / 4);
+        }
+    }
+
+    /// Lets publishers go to other nodes.
+    pub fn let_publishers_move(&mut self) {
+        let nodes: Vec<NodeNumber> = self.topology.nodes.iter().map(|node| node.number).collect();
+        self.clients.iter_mut().for_each(|(_, place)| place.elsewhere.clone_from(&nodes));
+    }
+
     /// When the faults stop.
     pub fn heal_at(&self) -> Moment {
         Moment::START + self.fault_time
     }
+}
+
+/// One region with so many nodes.
+pub(crate) fn small_topology(nodes: u64) -> Topology {
+    draw_topology(&mut Random::new(0), nodes, 1)
 }
 
 fn draw_topology(random: &mut Random, nodes: u64, regions: u64) -> Topology {
@@ -198,6 +227,7 @@ fn draw_clients(
                     Place {
                         client: ClientNumber::new(number),
                         node: node.number,
+                        elsewhere: Vec::new(),
                         namespace,
                         channels: channels.clone(),
                         operations,
@@ -251,6 +281,7 @@ mod tests {
             allowed: BTreeSet::new(),
             always: [FaultKind::Crash].into(),
             nodes: Some(2),
+            moving_publishers: None,
         };
         for seed in 0..50 {
             let scenario = Scenario::draw(&mut Random::new(seed), &restrictions);

@@ -22,9 +22,10 @@ impl World {
     /// is or as it was, or on an empty one.
     pub(crate) fn start_second_process(&mut self) -> bool {
         let first = self.any_machine();
-        if self.machines.len() > self.scenario.topology.nodes.len() {
+        let is_alone = self.machines.len() == self.scenario.topology.nodes.len();
+        if !is_alone || !self.resumed.is_empty() {
             // One at a time: with two, those who have to give way may wait for
-            // one another.
+            // one another, and for ever for what stands still.
             return false;
         }
         let has_copy = self.random.chance(60);

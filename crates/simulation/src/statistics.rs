@@ -48,6 +48,22 @@ pub struct Statistics {
     pub stray_requests: u64,
     /// Answers that never arrived.
     pub lost_replies: u64,
+    /// Subscriptions that were begun.
+    pub subscriptions: u64,
+    /// Publications that subscribers got.
+    pub delivered: u64,
+    /// Gaps that they were told.
+    pub gaps: u64,
+    /// Cursors that they kept.
+    pub kept_cursors: u64,
+    /// Resumptions of kept cursors at the end, each at one member.
+    pub resumed_cursors: u64,
+    /// Machines that were resumed from a snapshot.
+    pub resumed_snapshots: u64,
+    /// Of these, seen and ended.
+    pub resumed_and_seen: u64,
+    /// Complaints about two contents under one name.
+    pub conflicts: u64,
     /// Members that took over the state of a namespace.
     pub backfills: u64,
     /// How long the world ran, on its own clock.
@@ -86,6 +102,14 @@ impl Statistics {
         self.lost_requests += other.lost_requests;
         self.stray_requests += other.stray_requests;
         self.lost_replies += other.lost_replies;
+        self.subscriptions += other.subscriptions;
+        self.delivered += other.delivered;
+        self.gaps += other.gaps;
+        self.kept_cursors += other.kept_cursors;
+        self.resumed_cursors += other.resumed_cursors;
+        self.resumed_snapshots += other.resumed_snapshots;
+        self.resumed_and_seen += other.resumed_and_seen;
+        self.conflicts += other.conflicts;
         self.backfills += other.backfills;
         self.virtual_time += other.virtual_time;
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);

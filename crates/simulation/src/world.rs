@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{NodeNumber, TopologyVersion};
+use interlock_core::identity::{FencingToken, MemberOpening, NodeNumber, TopologyVersion};
 use interlock_core::topology::Topology;
 
 use crate::client_traffic::ClientState;
@@ -24,7 +24,9 @@ use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 use crate::requests::Reply;
 use crate::scenario::{Restrictions, Scenario, Span};
+use crate::snapshots::ResumedOpening;
 use crate::statistics::Statistics;
+use crate::subscriptions::Subscriptions;
 use crate::trace::{Listener, Trace};
 
 /// More events than any honest run has: a storm, or a clock that stands still.
@@ -62,8 +64,11 @@ pub struct World {
     /// Frames and complaints before it had to be quiet.
     pub(crate) quiet_from: (u64, u64),
     pub(crate) final_state: FinalState,
+    pub(crate) subscriptions: Subscriptions,
     trace: Trace,
     processes: u64,
+    /// Openings that were resumed from a snapshot, with what they held then.
+    pub(crate) resumed: Vec<ResumedOpening>,
     /// Machines that second processes were started on.
     pub(crate) second_processes: u32,
 }
@@ -85,7 +90,11 @@ impl World {
         listener: Option<Listener>,
     ) -> Self {
         let mut random = Random::new(seed);
-        let scenario = Scenario::draw(&mut random, restrictions);
+        let mut scenario = Scenario::draw(&mut random, restrictions);
+        if restrictions.moving_publishers.unwrap_or_else(|| Random::new(!seed).chance(50)) {
+            scenario.let_publishers_move();
+        }
+        scenario.perhaps_resume_snapshots(&mut Random::new(seed.rotate_left(32)), restrictions);
         let topology = Arc::new(scenario.topology.clone());
         let machines = topology.nodes.iter().map(|node| Machine::new(0, node.clone()));
         let machines = machines.map(|machine| (machine.name, machine)).collect();
@@ -113,8 +122,10 @@ impl World {
             phase: Phase::Faults,
             quiet_from: (0, 0),
             final_state: FinalState::default(),
+            subscriptions: Subscriptions::draw(seed, &scenario),
             trace: Trace::new(listener),
             processes: 0,
+            resumed: Vec::new(),
             second_processes: 0,
             scenario,
         };
@@ -137,6 +148,7 @@ impl World {
         }
         let faults: Vec<FaultKind> = self.scenario.faults.keys().copied().collect();
         faults.into_iter().for_each(|kind| self.schedule_fault(kind));
+        self.begin_subscriptions();
         self.queue.push(self.scenario.heal_at(), Event::Heal);
     }
 
@@ -201,7 +213,7 @@ impl World {
         if self.is_void(&event) {
             return;
         }
-        if !matches!(event, Event::Deliver(_)) {
+        if !matches!(event, Event::Deliver(_) | Event::GatewayRuns(_)) {
             self.note(&event);
         }
         match event {
@@ -249,11 +261,13 @@ impl World {
                 self.record_opened(machine.node, token, &namespaces);
             }
             Event::Registers(endpoint) => self.register_late(endpoint),
+            Event::SnapshotResumed(endpoint) => self.resume_snapshot(endpoint),
             Event::SupersededLooked(endpoint) => self.look_at_superseded(endpoint),
             Event::TopologyTold(node, topology) => {
                 let endpoint = self.machine(node).endpoint();
                 self.dispatch(endpoint, Input::Topology(topology));
             }
+            Event::GatewayRuns(node) => self.run_gateway(node),
             Event::DiskCopied(node) => {
                 self.machine(node).save_copy();
                 let after = self.random.duration(Duration::from_secs(2), Duration::from_secs(8));
@@ -282,6 +296,9 @@ impl World {
             | Event::ConnectFailed(endpoint, _)
             | Event::Registers(endpoint)
             | Event::SupersededLooked(endpoint) => !self.is_running(*endpoint),
+            Event::SnapshotResumed(endpoint) => {
+                self.phase != Phase::Faults || !self.is_running(*endpoint)
+            }
             Event::Start(name) => {
                 self.machines.get(name).is_none_or(|machine| machine.process.is_some())
             }
@@ -299,13 +316,24 @@ impl World {
 
     fn start(&mut self, name: MachineName) {
         let token = self.register(name);
+        self.start_as(name, token, None);
+    }
+
+    /// Starts a process, or goes on with one from a snapshot.
+    pub(crate) fn start_as(
+        &mut self,
+        name: MachineName,
+        token: FencingToken,
+        resumed: Option<MemberOpening>,
+    ) {
         self.processes += 1;
         let config = ProcessConfig {
             frame_messages: self.scenario.weather.frame_messages,
             early_sync_percent: self.scenario.weather.early_sync_percent,
             planted: self.planted,
         };
-        let dies_percent = if self.phase == Phase::Faults { 6 } else { 0 };
+        let may_die = self.phase == Phase::Faults && resumed.is_none();
+        let dies_percent = if may_die { 6 } else { 0 };
         let starter = Starter {
             random: &mut self.random,
             now: self.now,
@@ -314,6 +342,7 @@ impl World {
             topologies: &self.topologies,
             config,
             dies_percent,
+            resumed,
         };
         let machine = self.machines.get_mut(&name).expect("the machine is there");
         match machine.start(starter) {
@@ -374,6 +403,12 @@ impl World {
                 self.spring_ambush(to.machine);
             }
             Err(error) => {
+                // What was written before may be on the disk.
+                for output in process.first_outputs() {
+                    if let Output::Record(record @ Record::Appended { .. }) = output {
+                        self.history.records.push(record);
+                    }
+                }
                 if !std::mem::take(&mut machine.disk_may_fail) {
                     self.history.incident(Some(to.node()), format!("the storage failed: {error}"));
                 }
@@ -440,6 +475,8 @@ impl World {
                     }
                     self.history.records.push(record);
                 }
+                Output::Conflict(log, what) => self.conflict_seen(node, log, &what),
+                Output::EndAsResumed(log) => self.end_resumed(node, log),
                 Output::Incident(what) => {
                     self.note(format_args!("n{node} INCIDENT {what}"));
                     self.history.incident(Some(node.node), what);

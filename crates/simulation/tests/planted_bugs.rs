@@ -20,7 +20,7 @@ struct Case {
     seeds: u64,
 }
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 26] = [
     Case {
         bug: PlantedBug::AcknowledgedBeforeSync,
         promises: &[Promise::AcknowledgedSurvives],
@@ -124,6 +124,54 @@ const CASES: [Case; 18] = [
         faults: &[],
         seeds: 10,
     },
+    Case {
+        bug: PlantedBug::UnseenOriginSkipped,
+        promises: &[Promise::HonestCursors],
+        faults: &[],
+        seeds: 10,
+    },
+    Case {
+        bug: PlantedBug::ForkTailDropped,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::RestoredCopy],
+        seeds: 60,
+    },
+    Case {
+        bug: PlantedBug::UnknownTipsForgotten,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::Partition, FaultKind::Crash],
+        seeds: 60,
+    },
+    Case {
+        bug: PlantedBug::UntilJudgedUnknown,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::WipedDisk, FaultKind::Partition, FaultKind::Crash],
+        seeds: 400,
+    },
+    Case {
+        bug: PlantedBug::ParentsReadLast,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::Crash],
+        seeds: 20,
+    },
+    Case {
+        bug: PlantedBug::SaidAgainShownAgain,
+        promises: &[Promise::HonestCursors],
+        faults: &[FaultKind::WipedDisk],
+        seeds: 20,
+    },
+    Case {
+        bug: PlantedBug::RepeatsUndeclared,
+        promises: &[Promise::AppliedOnce],
+        faults: &[FaultKind::Crash],
+        seeds: 10,
+    },
+    Case {
+        bug: PlantedBug::OwnMarksIgnored,
+        promises: &[Promise::NoIncident],
+        faults: &[FaultKind::ResumedSnapshot],
+        seeds: 20,
+    },
 ];
 
 fn seed_that_finds(case: &Case) -> Option<u64> {
@@ -131,6 +179,7 @@ fn seed_that_finds(case: &Case) -> Option<u64> {
         always: case.faults.iter().copied().collect(),
         allowed: BTreeSet::new(),
         nodes: None,
+        moving_publishers: None,
     };
     let options = RunOptions { restrictions, planted: Some(case.bug) };
     (1..=case.seeds).find(|seed| {
@@ -153,7 +202,9 @@ fn every_planted_bug_is_found() {
 
 #[test]
 fn every_bug_has_a_case() {
-    let cases: Vec<PlantedBug> = CASES.iter().map(|case| case.bug).collect();
+    let mut cases: Vec<PlantedBug> = CASES.iter().map(|case| case.bug).collect();
+    // `exhaustive.rs` has this one.
+    cases.push(PlantedBug::OldAcknowledgementBelieved);
     assert_eq!(cases, PlantedBug::ALL);
 }
 
@@ -165,6 +216,7 @@ fn the_same_scenarios_are_clean_without_a_bug() {
             always: case.faults.iter().copied().collect(),
             allowed: BTreeSet::new(),
             nodes: None,
+            moving_publishers: None,
         };
         let options = RunOptions { restrictions, planted: None };
         for seed in 1..=case.seeds.min(10) {

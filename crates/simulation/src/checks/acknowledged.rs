@@ -41,8 +41,12 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                     // No other operation has this content.
                     None => payloads.contains(&(operation.node, payload)),
                 };
-                // Its name is not known, so neither is whether it was lost.
-                if !is_held && !evidence.disks.lost_any_of(operation.node) {
+                // Its name is not known, so neither is whether it was lost, or stands
+                // still.
+                let origin = operation.node;
+                let stands_still = evidence.still.logs().any(|log| log.origin == origin);
+                let is_excused = evidence.disks.lost_any_of(origin) || stands_still;
+                if !is_held && !is_excused {
                     findings.broken(format!("{operation:?} is nowhere"));
                 }
             }
@@ -58,7 +62,7 @@ fn check_named(
     name: &MessageName,
     findings: &mut Findings,
 ) {
-    if evidence.disks.was_lost(name) {
+    if evidence.disks.was_lost(name) || evidence.still.holds(name) {
         return;
     }
     let missing = evidence.end.missing_at(name);
@@ -81,10 +85,11 @@ pub(super) fn is_content(message: &Message, attempt: &Attempt) -> bool {
             })
     };
     match attempt {
-        Attempt::Publish { channel, payload, .. } => {
+        Attempt::Publish { channel, payload, possibly_repeated, .. } => {
             message.kind == MessageKind::Publication
                 && message.channel == *channel
                 && message.payload == *payload
+                && message.possibly_repeated == *possibly_repeated
         }
         Attempt::Create { channel, description } => {
             describes(channel, ChannelAction::Create, description)

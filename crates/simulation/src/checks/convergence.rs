@@ -5,6 +5,9 @@ use super::{Evidence, Findings};
 
 pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     for namespace in evidence.end.namespaces() {
+        if evidence.still.logs().any(|log| log.namespace == namespace) {
+            continue;
+        }
         let mut first = None;
         for (node, state) in evidence.end.members(namespace) {
             let held = &state.namespaces[&namespace];

@@ -36,7 +36,7 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     for (name, message) in &evidence.messages {
         let is_deletion =
             operation_of(message).is_some_and(|it| it.action == ChannelAction::Delete);
-        if !is_deletion {
+        if !is_deletion || evidence.still.holds(name) {
             continue;
         }
         for (node, state) in evidence.end.members(name.log.namespace) {

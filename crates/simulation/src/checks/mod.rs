@@ -5,6 +5,7 @@
 mod acknowledged;
 mod backfill;
 mod convergence;
+mod cursors;
 mod deletion;
 mod delivered;
 mod disks;
@@ -15,6 +16,7 @@ mod once;
 mod one_holder;
 mod order;
 mod residency;
+mod standing_still;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +27,8 @@ use interlock_core::message::Message;
 use interlock_core::replication::rows::Rows;
 
 use crate::history::{FinalState, History};
+
+pub(crate) use standing_still::StandingStill;
 
 use disks::Disks;
 
@@ -48,6 +52,8 @@ pub enum Promise {
     Convergence,
     /// I7: what is deleted stays deleted.
     DeletedStays,
+    /// I8: cursors are honest.
+    HonestCursors,
     /// I10: one name, one content.
     OneContent,
     /// I10: once connected, one process per node name accepts.
@@ -72,6 +78,7 @@ impl Promise {
             Self::NothingInvented => "I5",
             Self::Convergence => "I6",
             Self::DeletedStays => "I7",
+            Self::HonestCursors => "I8",
             Self::OneContent | Self::OneHolder => "I10",
             Self::Residency => "I12",
             Self::WholeState => "whole state",
@@ -105,6 +112,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) rows: Rows,
     /// What the disks held, and what was lost with them.
     pub(crate) disks: Disks,
+    /// What may differ between members, and stand still.
+    pub(crate) still: StandingStill,
 }
 
 /// Where violations go.
@@ -143,6 +152,7 @@ pub fn check(history: &History, end: &FinalState) -> Verdict {
         messages: BTreeMap::new(),
         rows: Rows::new(),
         disks: Disks::follow(&history.records),
+        still: StandingStill::follow(&history.records),
     };
     findings.promise = Promise::NothingInvented;
     for (name, bytes) in end.messages() {
@@ -153,11 +163,12 @@ pub fn check(history: &History, end: &FinalState) -> Verdict {
     }
     findings.promise = Promise::OneContent;
     for log in end.nodes.values().flat_map(|node| node.logs.values()) {
-        if let Err(conflict) = evidence.rows.insert(log.row.clone()) {
+        let conflict = evidence.rows.insert(log.row.clone()).err();
+        if let Some(conflict) = conflict.filter(|_| !evidence.still.touches(&log.row.log)) {
             findings.broken(format!("{}: {conflict}", log.row.log));
         }
     }
-    let checkers: [(Promise, Checker); 15] = [
+    let checkers: [(Promise, Checker); 16] = [
         (Promise::AcknowledgedSurvives, acknowledged::check),
         (Promise::NothingLost, nothing_lost::check),
         (Promise::AppliedOnce, once::check),
@@ -165,6 +176,7 @@ pub fn check(history: &History, end: &FinalState) -> Verdict {
         (Promise::NothingInvented, invented::check),
         (Promise::Convergence, convergence::check),
         (Promise::DeletedStays, deletion::check),
+        (Promise::HonestCursors, cursors::check),
         (Promise::OneContent, identity::check),
         (Promise::OneHolder, one_holder::check),
         (Promise::Residency, residency::check),

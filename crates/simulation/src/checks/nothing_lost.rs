@@ -1,7 +1,7 @@
 //! I2: each log is contiguous at each member, goes as far as it ever did on any
 //! disk that is not replaced, and goes equally far everywhere.
 
-use interlock_core::identity::{Mark, MessageNumber};
+use interlock_core::identity::{LogName, Mark, MessageNumber};
 
 use super::{Evidence, Findings};
 
@@ -23,7 +23,8 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             }
         }
     }
-    for (name, m_id) in evidence.disks.required() {
+    let goes_on = |log: &LogName| !evidence.still.touches(log);
+    for (name, m_id) in disks.required().filter(|(name, _)| goes_on(name)) {
         for (node, state) in evidence.end.members(name.namespace) {
             let held = state.logs.get(name).map_or(MessageNumber::ZERO, |log| log.mark.m_id);
             if held < m_id {
@@ -37,7 +38,7 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             let marks: Vec<_> = state
                 .logs
                 .iter()
-                .filter(|(log, _)| log.namespace == namespace)
+                .filter(|(log, _)| log.namespace == namespace && goes_on(log))
                 .map(|(log, held)| (*log, held.mark))
                 .collect();
             match &first {

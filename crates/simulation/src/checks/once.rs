@@ -1,12 +1,14 @@
 //! I3: each name is applied once on each disk, in the order of its log; what is
-//! held gives the chain hash that is told of it; and each sequence of a
-//! publisher's session is stored once along every path.
+//! held gives the chain hash that is told of it; each sequence of a publisher's
+//! session is stored once along every path; and what is stored more than once says
+//! of itself that it may be a repeat.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_core::identity::{
     LogName, MessageName, MessageNumber, NodeNumber, PublisherSequence, SessionId,
 };
+use interlock_core::message::MessageKind;
 
 use crate::history::Record;
 use crate::machine::MachineName;
@@ -17,6 +19,7 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     check_appended(evidence, findings);
     check_chains(evidence, findings);
     check_sessions(evidence, findings);
+    check_repeats(evidence, findings);
 }
 
 fn check_appended(evidence: &Evidence<'_>, findings: &mut Findings) {
@@ -51,6 +54,26 @@ fn check_appended(evidence: &Evidence<'_>, findings: &mut Findings) {
     }
 }
 
+/// A content is published once, and then again only where its publisher could not
+/// know: every copy but the first says so. A publisher that retries exactly says
+/// nothing, and its copies have one place in one session: forks may keep two.
+fn check_repeats(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let mut undeclared = BTreeMap::new();
+    for (name, message) in &evidence.messages {
+        let is_plain = message.kind == MessageKind::Publication && !message.possibly_repeated;
+        if !is_plain || evidence.still.holds(name) {
+            continue;
+        }
+        let key = (name.log.namespace, message.payload.clone());
+        let place = message.publisher.map(|it| (name.log.origin, it.session, it.sequence));
+        let (first, first_place) = *undeclared.entry(key).or_insert((*name, place));
+        let is_same_place = place.is_some() && place == first_place;
+        if first != *name && !is_same_place {
+            findings.broken(format!("{name} repeats {first} and does not say so"));
+        }
+    }
+}
+
 fn check_chains(evidence: &Evidence<'_>, findings: &mut Findings) {
     for (node, state) in &evidence.end.nodes {
         for (name, log) in &state.logs {
@@ -74,6 +97,9 @@ fn check_sessions(evidence: &Evidence<'_>, findings: &mut Findings) {
         .collect();
     for (name, message) in &evidence.messages {
         let Some(publisher) = message.publisher else { continue };
+        if evidence.still.holds(name) {
+            continue;
+        }
         let (session, sequence) = (publisher.session, publisher.sequence);
         // One log is one run of the process: its answers are one sequence, but for
         // what another process of the same name stored in between.

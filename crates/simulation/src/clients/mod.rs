@@ -17,6 +17,7 @@ use interlock_core::identity::{NamespaceNumber, NodeNumber};
 use interlock_core::names::ChannelName;
 
 use crate::history::{Attempt, ClientNumber, History, Operation, OperationNumber, Outcome};
+use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 use crate::requests::{Level, ReplyBody, Request, RequestBody, RequestName, RequestNumber};
 
@@ -37,6 +38,8 @@ pub struct Place {
     pub client: ClientNumber,
     /// The node that it calls.
     pub node: NodeNumber,
+    /// The nodes that it may go to when that one does not answer.
+    pub elsewhere: Vec<NodeNumber>,
     /// The namespace.
     pub namespace: NamespaceNumber,
     /// The channels that all clients of the namespace work on.
@@ -71,6 +74,8 @@ pub enum ClientOutput {
 pub struct Surroundings<'a> {
     /// Chance.
     pub random: &'a mut Random,
+    /// A bug to commit.
+    pub planted: Option<PlantedBug>,
     /// Where operations are recorded.
     pub history: &'a mut History,
     /// Whether new operations may begin.
@@ -101,7 +106,8 @@ impl Client {
             ClientKind::PlainPublisher => Role::PlainPublisher(PlainPublisher::default()),
             ClientKind::Editor => Role::Editor(Editor::default()),
         };
-        Self { desk: Desk { place, requests: 0, begun: 0 }, role }
+        let moves = Random::new(u64::from(place.client.get()));
+        Self { desk: Desk { place, requests: 0, begun: 0, moves }, role }
     }
 
     /// Where it works.
@@ -136,7 +142,7 @@ impl Client {
     pub fn timed_out(&mut self, number: RequestNumber, around: &mut Surroundings<'_>) {
         match &mut self.role {
             Role::SessionPublisher(role) => role.timed_out(&mut self.desk, number, around),
-            Role::PlainPublisher(role) => role.timed_out(number, around),
+            Role::PlainPublisher(role) => role.timed_out(&mut self.desk, number, around),
             Role::Editor(role) => role.timed_out(number, around),
         }
     }
@@ -157,9 +163,20 @@ struct Desk {
     place: Place,
     requests: u64,
     begun: u32,
+    /// Whether to go elsewhere is decided apart, so that those who stay do the same
+    /// whether others go or not.
+    moves: Random,
 }
 
 impl Desk {
+    /// Goes to another node, perhaps: this one did not answer, or not well.
+    fn perhaps_go_elsewhere(&mut self) {
+        if self.moves.chance(40) {
+            let node = self.moves.choose(&self.place.elsewhere).copied();
+            self.place.node = node.unwrap_or(self.place.node);
+        }
+    }
+
     fn may_begin(&self, around: &Surroundings<'_>) -> bool {
         around.may_begin && self.begun < self.place.operations
     }
@@ -208,13 +225,15 @@ impl Desk {
                 channel: publication.channel.clone(),
                 payload: publication.payload.clone(),
                 position,
+                possibly_repeated: publication.possibly_repeated,
             },
             history,
         )
     }
 
     fn record(&self, attempt: Attempt, history: &mut History) -> OperationNumber {
-        let Place { client, node, namespace, .. } = self.place;
+        let Place { client, node, namespace, .. } = &self.place;
+        let (client, node, namespace) = (*client, *node, *namespace);
         let outcome = Outcome::Unknown;
         history.begin(Operation { client, node, namespace, attempt, outcome })
     }

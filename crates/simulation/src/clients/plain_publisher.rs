@@ -5,6 +5,7 @@ use std::time::Duration;
 use interlock_core::admission::NewPublication;
 
 use crate::history::{OperationNumber, Outcome};
+use crate::planted_bug::PlantedBug;
 use crate::requests::{ReplyBody, RequestBody, RequestNumber};
 
 use super::{ClientOutput, Desk, Outstanding, Surroundings};
@@ -62,12 +63,19 @@ impl PlainPublisher {
         }
     }
 
-    pub(super) fn timed_out(&mut self, number: RequestNumber, around: &mut Surroundings<'_>) {
+    pub(super) fn timed_out(
+        &mut self,
+        desk: &mut Desk,
+        number: RequestNumber,
+        around: &mut Surroundings<'_>,
+    ) {
         let Some(recorded) = self.outstanding.remove(&number) else { return };
+        desk.perhaps_go_elsewhere();
+        let possibly_repeated = around.planted != Some(PlantedBug::RepeatsUndeclared);
         if around.random.chance(50) {
             self.again = recorded
                 .into_iter()
-                .map(|(_, publication)| NewPublication { possibly_repeated: true, ..publication })
+                .map(|(_, publication)| NewPublication { possibly_repeated, ..publication })
                 .collect();
         }
         around.outputs.push(ClientOutput::WakeAfter(Duration::from_millis(100)));

@@ -1,6 +1,8 @@
 //! Publishes in sessions, several requests ahead, and retries exactly: after an
-//! outcome that it does not know it resumes its session at the same node and
-//! sends again what that does not have.
+//! outcome that it does not know it resumes its session, at the same node or at
+//! another, and sends again what that does not have. Where the session cannot go
+//! on, what was in flight is published again in another one, and says that it may
+//! be a repeat.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use interlock_core::identity::{MessageName, PublisherSequence, SessionId};
 use interlock_core::message::PublisherPosition;
 
 use crate::history::{OperationNumber, Outcome};
+use crate::planted_bug::PlantedBug;
 use crate::requests::{ReplyBody, RequestBody, RequestNumber, StoredPublication};
 
 use super::{ClientOutput, Desk, Outstanding, Surroundings};
@@ -171,7 +174,7 @@ impl SessionPublisher {
                 if let Some(sequences) = self.outstanding.remove(&number) {
                     self.acknowledge(&sequences, &stored, around);
                     if let (Some(refused), Some(refusal)) = (sequences.get(stored.len()), refusal) {
-                        self.refused(*refused, &refusal, around);
+                        self.refused(desk, *refused, &refusal, around);
                     }
                 }
             }
@@ -211,9 +214,10 @@ impl SessionPublisher {
                 }
                 around.outputs.push(ClientOutput::WakeAfter(Duration::ZERO));
             }
-            Err(SessionRefusal::NotResumed(_)) => self.abandon(around),
+            Err(SessionRefusal::NotResumed(_)) => self.abandon(desk, around),
             Err(_) => {
                 self.step = Step::ToOpen;
+                desk.perhaps_go_elsewhere();
                 around.outputs.push(ClientOutput::WakeAfter(2 * RETRY_DELAY));
             }
         }
@@ -233,7 +237,7 @@ impl SessionPublisher {
         let oldest = session.in_flight.front().map_or(session.next, |oldest| oldest.sequence);
         if next < oldest {
             // Something acknowledged is not there: the origin was restored.
-            return self.abandon(around);
+            return self.abandon(desk, around);
         }
         // What is below is stored; its name is in the answer to a repeat.
         if around.random.chance(50) {
@@ -271,10 +275,16 @@ impl SessionPublisher {
         }
     }
 
-    fn refused(&mut self, sequence: u64, refusal: &PublishRefusal, around: &mut Surroundings<'_>) {
+    fn refused(
+        &mut self,
+        desk: &mut Desk,
+        sequence: u64,
+        refusal: &PublishRefusal,
+        around: &mut Surroundings<'_>,
+    ) {
         match refusal {
             PublishRefusal::SessionUnknown | PublishRefusal::ContentDiffers { .. } => {
-                self.abandon(around);
+                self.abandon(desk, around);
             }
             PublishRefusal::OutOfSequence { .. } => self.begin_draining(),
             _ if matches!(self.step, Step::Refused) => {}
@@ -308,6 +318,7 @@ impl SessionPublisher {
     ) {
         if matches!(self.step, Step::Opening(open) if open == number) {
             self.step = Step::ToOpen;
+            desk.perhaps_go_elsewhere();
             around.outputs.push(ClientOutput::WakeAfter(RETRY_DELAY));
         }
         if self.outstanding.remove(&number).is_some() {
@@ -324,8 +335,11 @@ impl SessionPublisher {
                     self.step = Step::Publishing;
                     self.send_again(desk, around);
                 }
-                Step::Draining => self.step = Step::ToOpen,
-                Step::Refused => self.abandon(around),
+                Step::Draining => {
+                    self.step = Step::ToOpen;
+                    desk.perhaps_go_elsewhere();
+                }
+                Step::Refused => self.abandon(desk, around),
                 _ => {}
             }
         }
@@ -342,7 +356,7 @@ impl SessionPublisher {
                 around.outputs.push(ClientOutput::WakeAfter(Duration::ZERO));
             }
             Step::Refused if self.session.as_ref().is_some_and(|session| session.has_strays) => {
-                self.abandon(around);
+                self.abandon(desk, around);
             }
             Step::Refused => {
                 self.renumber(around);
@@ -372,14 +386,16 @@ impl SessionPublisher {
     }
 
     /// Gives the session up: nobody knows what became of what is in flight.
-    fn abandon(&mut self, around: &mut Surroundings<'_>) {
+    fn abandon(&mut self, desk: &mut Desk, around: &mut Surroundings<'_>) {
         self.outstanding.clear();
         self.step = Step::ToOpen;
+        desk.perhaps_go_elsewhere();
+        let possibly_repeated = around.planted != Some(PlantedBug::RepeatsUndeclared);
         if let Some(session) = self.session.take() {
             for in_flight in session.in_flight {
                 if around.random.chance(60) {
                     let again = NewPublication {
-                        possibly_repeated: true,
+                        possibly_repeated,
                         publisher: None,
                         ..in_flight.publication
                     };

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
+use interlock_core::identity::Mark;
 use interlock_core::identity::{FeatureLevel, LogName, MessageNumber, NamespaceNumber, NodeNumber};
 use interlock_core::limits::WINDOW_BYTES;
 use interlock_core::replication::frames::{Hello, NamespaceDigest, PROTOCOL_VERSION};
+use interlock_core::replication::own_log_watch::OwnLogWatch;
 use interlock_core::replication::peer_receiver::{PeerReceiver, ReceiverConfig};
 use interlock_core::replication::peer_sender::{PeerSender, SenderConfig};
 
 use crate::network::{Cargo, StreamNumber};
+use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 
 use super::Process;
@@ -45,6 +48,8 @@ pub(super) struct OpenOutbound {
     pub(super) greeted: Vec<NamespaceNumber>,
     /// How far each log has been offered.
     pub(super) offered: BTreeMap<LogName, MessageNumber>,
+    /// What the peer says of our own logs.
+    pub(super) own_marks: OwnLogWatch,
 }
 
 /// A peer's stream to us.
@@ -57,6 +62,8 @@ pub(super) struct Inbound {
     pub(super) said_all: bool,
     pub(super) acknowledged: BTreeMap<LogName, MessageNumber>,
     pub(super) examined: BTreeSet<LogName>,
+    /// What the peer says of our own logs.
+    pub(super) own_marks: OwnLogWatch,
 }
 
 impl Process {
@@ -114,7 +121,8 @@ impl Process {
             }
         }
         let offered = BTreeMap::new();
-        let open = OpenOutbound { stream, sender, greeted, offered };
+        let own_marks = OwnLogWatch::new(self.me.opening);
+        let open = OpenOutbound { stream, sender, greeted, offered, own_marks };
         let outbound = self.outbound.get_mut(&peer).expect("just looked at");
         outbound.state = OutboundState::Open(Box::new(open));
         self.offer_advanced();
@@ -159,8 +167,57 @@ impl Process {
             said_all: false,
             acknowledged: BTreeMap::new(),
             examined: BTreeSet::new(),
+            own_marks: OwnLogWatch::new(self.me.opening),
         };
         self.inbound.insert(stream, inbound);
+    }
+
+    /// Takes marks that a peer names on our stream to it. False when they may not
+    /// be counted: they are beyond what this process ever made durable.
+    pub(super) fn hear_as_sender(&mut self, peer: NodeNumber, marks: &[(LogName, Mark)]) -> bool {
+        let (now, me) = (self.now, self.me.opening);
+        let Some(open) = open_of(&mut self.outbound, peer) else { return true };
+        let mut watch = std::mem::replace(&mut open.own_marks, OwnLogWatch::new(me));
+        let is_counted = self.hear_own_marks(&mut watch, now, peer, marks);
+        if let Some(open) = open_of(&mut self.outbound, peer) {
+            open.own_marks = watch;
+        }
+        is_counted
+    }
+
+    /// The same of a peer's stream to us.
+    pub(super) fn hear_as_receiver(
+        &mut self,
+        stream: StreamNumber,
+        peer: NodeNumber,
+        marks: &[(LogName, Mark)],
+    ) -> bool {
+        let (now, me) = (self.now, self.me.opening);
+        let Some(inbound) = self.inbound.get_mut(&stream) else { return true };
+        let mut watch = std::mem::replace(&mut inbound.own_marks, OwnLogWatch::new(me));
+        let is_counted = self.hear_own_marks(&mut watch, now, peer, marks);
+        if let Some(inbound) = self.inbound.get_mut(&stream) {
+            inbound.own_marks = watch;
+        }
+        is_counted
+    }
+
+    fn hear_own_marks(
+        &mut self,
+        watch: &mut OwnLogWatch,
+        now: Moment,
+        peer: NodeNumber,
+        marks: &[(LogName, Mark)],
+    ) -> bool {
+        if self.is(PlantedBug::OwnMarksIgnored) {
+            return true;
+        }
+        let durable = |log: &LogName| self.durable.get(log).map(|held| held.mark.m_id);
+        let named = watch.named(now, marks, |log| durable(log).unwrap_or_default());
+        if !named.to_examine.is_empty() {
+            self.command(Command::Examine(peer, named.to_examine));
+        }
+        !named.is_beyond
     }
 
     pub(super) fn arrived(&mut self, stream: StreamNumber, cargo: Cargo, random: &mut Random) {

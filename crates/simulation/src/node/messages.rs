@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use interlock_core::identity::{FencingToken, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{FencingToken, LogName, NamespaceNumber, NodeNumber};
 use interlock_core::topology::Topology;
 
 use crate::history::Record;
@@ -55,6 +55,11 @@ pub enum Output {
     RecordOpened(Vec<NamespaceNumber>),
     /// For the history.
     Record(Record),
+    /// Two contents under one name were seen.
+    Conflict(LogName, String),
+    /// The process has found out that it was resumed from a snapshot of its
+    /// memory: an alarm, and its end.
+    EndAsResumed(LogName),
     /// What must not happen.
     Incident(String),
 }

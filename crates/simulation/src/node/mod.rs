@@ -8,6 +8,7 @@
 
 mod facts;
 mod fencing;
+mod journal;
 mod links;
 mod messages;
 mod planted;
@@ -21,6 +22,7 @@ mod topology;
 mod waiting;
 mod writing;
 
+pub use self::journal::{JournalPosition, JournalRead, JournalSnapshot};
 pub use self::messages::{Input, Output};
 pub use self::readiness::readiness_document;
 pub use self::topology::TOPOLOGY_DOCUMENT;
@@ -47,6 +49,7 @@ use crate::opening::OpeningError;
 use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 
+use self::journal::Journal;
 use self::links::{Inbound, Outbound, OutboundState, open_of};
 use self::planted::{misread, widened};
 use self::readiness::Readiness;
@@ -89,6 +92,7 @@ pub struct Process {
     synced: Ticket,
     sync: Option<Sync>,
     durable: BTreeMap<LogName, DurableLog>,
+    journal: Journal,
     sources: LogSources,
     facts: Acknowledgements,
     waiters: Vec<Waiter>,
@@ -125,6 +129,8 @@ pub struct Start {
     pub token: FencingToken,
     /// What the process before had appended, for a planted bug.
     pub remembered: Vec<(LogName, Mark)>,
+    /// The opening of the process whose memory is resumed, if it is.
+    pub resumed: Option<MemberOpening>,
 }
 
 impl Process {
@@ -136,11 +142,14 @@ impl Process {
         config: ProcessConfig,
         wall: WallTime,
     ) -> Result<Self, OpeningError> {
-        let Start { machine, node, topology, incarnation, token, remembered } = start;
+        let Start { machine, node, topology, incarnation, token, remembered, resumed } = start;
         let reused = config.planted == Some(PlantedBug::IncarnationReused);
         let incarnation = recovery.opened_from.filter(|_| reused).unwrap_or(incarnation);
         let opening =
             MemberOpening { node: node.number, incarnation, opened_from: recovery.opened_from };
+        // What is resumed goes on as what it was.
+        let opening = resumed.unwrap_or(opening);
+        let incarnation = opening.incarnation;
         let mut recovery = recovery.clone();
         misread(&mut recovery, config.planted, &remembered);
         let opened = opening::take_up(&storage, &recovery, node.number, config.planted)?;
@@ -151,8 +160,10 @@ impl Process {
         directories.set_opening(incarnation);
         let mut sources = LogSources::new(opening, node.region.clone());
         let mut durable = BTreeMap::new();
+        let mut journal = Journal::default();
         for log in &recovery.logs {
             sources.mark_appended(Moment::START, &log.row.log, log.mark.m_id);
+            journal.enter(&log.row);
             durable.insert(log.row.log, DurableLog { row: log.row.clone(), mark: log.mark });
         }
         let others: Vec<MemberRecord> =
@@ -177,6 +188,7 @@ impl Process {
             synced: Ticket::ZERO,
             sync: None,
             durable,
+            journal,
             sources,
             facts: Acknowledgements::from_checkpoint(&others),
             waiters: Vec::new(),
@@ -355,6 +367,19 @@ impl Process {
             if is_quiet {
                 return Ok(());
             }
+        }
+    }
+
+    /// Two contents under one name: an alarm; the log stands still.
+    fn conflict(&mut self, log: LogName, what: String) {
+        self.outputs.push(Output::Conflict(log, what));
+    }
+
+    /// Somebody has more of this opening's own log than this process ever wrote:
+    /// it was resumed from a snapshot of its memory, and ends.
+    fn end_as_resumed(&mut self, log: LogName) {
+        if !self.is(PlantedBug::OwnMarksIgnored) {
+            self.outputs.push(Output::EndAsResumed(log));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::planted_bug::PlantedBug;
 use super::Process;
 
 impl Process {
-    pub(super) fn is(&self, bug: PlantedBug) -> bool {
+    pub(crate) fn is(&self, bug: PlantedBug) -> bool {
         self.config.planted == Some(bug)
     }
 }

@@ -24,6 +24,7 @@ impl Process {
         if !reversed {
             self.publishers.apply(&name, &head);
         }
+        self.journal.append(name, &entry.bytes);
         self.outputs.push(Output::Record(Record::Applied { machine, name }));
         for change in changes {
             if let DirectoryChange::Lost { .. } = change {

@@ -39,7 +39,11 @@ impl Process {
             ReceiverAction::SubmitHole(_) | ReceiverAction::BaseReceived(_) => {
                 self.incident("a hole, though nothing is ever trimmed".to_owned());
             }
-            ReceiverAction::RelayedFact(fact) => self.record_fact(&fact, false),
+            ReceiverAction::RelayedFact(fact) => {
+                if self.hear_as_receiver(stream, fact.opening.node, &fact.marks) {
+                    self.record_fact(&fact, false);
+                }
+            }
             ReceiverAction::Refused(refused) => {
                 if let Some(peer) = peer {
                     self.sources.server_failed(self.now, peer, &refused.log);
@@ -59,6 +63,7 @@ impl Process {
     /// Answers a peer's greeting with what this node holds.
     fn introduce(&mut self, stream: StreamNumber, hello: &Hello, random: &mut Random) {
         let peer = hello.member.opening.node;
+        self.journal.introduced(hello.member.opening, self.now);
         if let Some(older) = self.current_inbound.insert(peer, stream) {
             // Its place is taken: its end tells nobody anything.
             self.inbound.remove(&older);
@@ -100,6 +105,8 @@ impl Process {
         if self.current_inbound.get(&peer) != Some(&stream) {
             return;
         }
+        let tips: Vec<_> = offers.iter().map(|offer| (offer.log, offer.tip)).collect();
+        self.hear_as_receiver(stream, peer, &tips);
         for offer in &offers {
             self.sources.peer_offered(self.now, peer, offer);
         }

@@ -46,22 +46,28 @@ impl Process {
                 if let Some(outbound) = self.outbound.get_mut(&peer) {
                     outbound.attempts = 0;
                 }
+                self.journal.introduced(welcome.member.opening, self.now);
                 self.welcomes.insert(peer, welcome.member.opening);
-                self.record_fact(&welcome.fact(), true);
+                if self.hear_as_sender(peer, &welcome.marks) {
+                    self.record_fact(&welcome.fact(), true);
+                }
                 self.command(Command::Examine(peer, welcome.marks));
             }
             SenderAction::PeerClock(_) | SenderAction::Refused(_) => {}
             SenderAction::Acknowledged(fact) => {
-                self.record_fact(&fact, false);
+                if self.hear_as_sender(peer, &fact.marks) {
+                    self.record_fact(&fact, false);
+                }
                 if self.is(PlantedBug::FramesRepeated) {
                     self.repeat_frames(peer, &fact)?;
                 }
             }
             SenderAction::TopologyReceived(topology) => self.adopt(topology)?,
             SenderAction::LogStopped { log, expected, reason, detail } => {
-                self.incident(format!(
-                    "node {peer} stops {log} at {expected}, {reason:?}: {detail}"
-                ));
+                self.conflict(
+                    log,
+                    format!("node {peer} stops it at {expected}, {reason:?}: {detail}"),
+                );
             }
             SenderAction::Disconnect { reason } => {
                 if !matches!(reason, SenderDisconnect::NoWelcome | SenderDisconnect::Silent) {

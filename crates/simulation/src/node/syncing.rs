@@ -73,6 +73,7 @@ impl Process {
             for entry in &mut batch.entries {
                 if let Some(row) = entry.row.take() {
                     let mark = Mark { m_id: row.first_m_id().previous(), hash: row.start_hash() };
+                    self.journal.enter(&row);
                     self.durable.entry(entry.log).or_insert(DurableLog { row, mark });
                 }
                 let log = self.durable.get_mut(&entry.log);

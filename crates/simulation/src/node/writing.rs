@@ -82,9 +82,7 @@ impl Process {
             return Ok(());
         }
         let batch = AppendBatch { arrived_at: self.wall, entries };
-        if !batch.entries.is_empty() {
-            self.ticket = self.storage.append(&batch)?;
-        }
+        // Recorded before: a write that fails may be on the disk all the same.
         for entry in &batch.entries {
             self.outputs.push(Output::Record(Record::Appended {
                 machine: self.machine,
@@ -92,6 +90,9 @@ impl Process {
                 hash: entry.hash,
                 row: entry.row.clone(),
             }));
+        }
+        if !batch.entries.is_empty() {
+            self.ticket = self.storage.append(&batch)?;
         }
         if self.is(PlantedBug::AcknowledgedBeforeSync) {
             self.release(std::mem::take(&mut answers));
@@ -126,8 +127,12 @@ impl Process {
                 for (log, mark) in marks {
                     let history = StoredHistory(&self.storage);
                     let finding = self.admission.examine_mark(&log, mark, &history);
-                    if !matches!(finding, MarkFinding::Consistent(_)) {
-                        self.incident(format!("mark of node {peer} for {log}: {finding:?}"));
+                    match finding {
+                        MarkFinding::Consistent(_) => {}
+                        MarkFinding::Differs(_) => {
+                            self.conflict(log, format!("mark of node {peer}: {finding:?}"));
+                        }
+                        MarkFinding::ResumedFromSnapshot => self.end_as_resumed(log),
                     }
                 }
             }
@@ -208,8 +213,10 @@ impl Process {
             }
             FrameOutcome::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
             FrameOutcome::Nack(nack) => {
-                if matches!(nack.reason, NackReason::ContentDiffers | NackReason::Invalid) {
-                    self.incident(format!("{:?} of {}: {}", nack.reason, nack.log, nack.detail));
+                if nack.reason == NackReason::Invalid {
+                    self.incident(format!("invalid frame of {}: {}", nack.log, nack.detail));
+                } else if nack.reason == NackReason::ContentDiffers {
+                    self.conflict(nack.log, nack.detail.clone());
                 }
                 SubmissionOutcome::Nack {
                     expected: nack.expected,
@@ -220,8 +227,8 @@ impl Process {
             FrameOutcome::Refused(refused) => {
                 SubmissionOutcome::Refused { version: refused.version }
             }
-            FrameOutcome::OwnLogAhead { theirs, ours } => {
-                self.incident(format!("{}: {theirs:?} elsewhere, {ours:?} here", frame.log));
+            FrameOutcome::OwnLogAhead { .. } => {
+                self.end_as_resumed(frame.log);
                 SubmissionOutcome::Dropped
             }
         }
