@@ -1,14 +1,22 @@
-//! Real processes that are killed: what was acknowledged is at every region,
-//! once and in order (promise I1, I3, I4, I5; METHOD M8–M12).
+//! Real processes that are killed, on disks and networks that break: every promise
+//! holds (I1–I7, I10–I12; METHOD M8–M12).
+//!
+//! `recorded` lets all kinds of faults happen and hands what it saw to the checkers
+//! of the simulation; `cargo xtask faults` runs it at full length (`docs/faults.md`).
+//! `random_kills` kills under more load.
 //!
 //! `cargo xtask test` builds the binaries and names their folder in
 //! `INTERLOCK_BINARIES`. `cargo xtask kills --kills 100 --seed N` runs the random
 //! kills at full length.
 
 mod demonstration;
+mod disk;
 mod load;
+mod network;
 mod random_kills;
 mod readers;
+mod recorded;
+mod requirements;
 #[path = "../end_to_end/waiting.rs"]
 mod waiting;
 

@@ -4,6 +4,7 @@
 
 mod checks;
 mod demo;
+mod faults;
 mod live_table;
 mod measure;
 mod setup;
@@ -54,6 +55,8 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Break disks, processes and the network under load, and check every promise. Needs root.
+    Faults(faults::FaultsArguments),
     /// First figures: durable publishes per second, latency to a remote subscriber.
     Measure {
         /// Seconds for each measurement.
@@ -97,6 +100,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(arguments) => demo::run(&root, &arguments),
         Task::Simulate { arguments } => workspace::simulate(&root, &arguments),
         Task::Kills { kills, seed } => workspace::kills(&root, kills, seed),
+        Task::Faults(arguments) => faults::run(&root, &arguments),
         Task::Measure { key_layouts: true, .. } => measure::key_layouts(&root),
         Task::Measure { log_rates: true, .. } => measure::log_rates(&root),
         Task::Measure { seconds, .. } => measure::mesh(&root, seconds),

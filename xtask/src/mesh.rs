@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -37,7 +37,20 @@ pub struct Mesh {
     web_origins: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
     ports: BTreeMap<String, u16>,
+    places: BTreeMap<String, Place>,
     processes: BTreeMap<String, Child>,
+}
+
+/// Where a process of the mesh lives, if not on loopback with its data under the
+/// mesh's folder.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address that it listens at.
+    pub address: IpAddr,
+    /// What starts a program there: the first words of the command.
+    pub entrance: Vec<String>,
+    /// Its data folder, if it has another one.
+    pub data: Option<PathBuf>,
 }
 
 impl Mesh {
@@ -56,6 +69,7 @@ impl Mesh {
             web_origins,
             environment: BTreeMap::new(),
             ports: BTreeMap::new(),
+            places: BTreeMap::new(),
             processes: BTreeMap::new(),
         };
         mesh.choose_ports()?;
@@ -66,6 +80,11 @@ impl Mesh {
     /// Gives the processes that are started from now on a variable.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Puts a process elsewhere, from its next start on.
+    pub fn set_place(&mut self, name: &str, place: Place) {
+        self.places.insert(name.to_owned(), place);
     }
 
     /// Whether a folder is one that a mesh has used.
@@ -235,8 +254,8 @@ impl Mesh {
     /// `name  address  process number` lines for people.
     pub fn listing(&self) -> String {
         let mut text = String::new();
-        for (name, port) in &self.ports {
-            let _ = write!(text, "  {name:26} 127.0.0.1:{port}");
+        for name in self.ports.keys() {
+            let _ = write!(text, "  {name:26} {}", self.address(name));
             if let Some(number) = self.process_number(name) {
                 let _ = write!(text, "  process {number}");
             }
@@ -248,7 +267,8 @@ impl Mesh {
     fn spawn(&mut self, name: &str, binary: &str, arguments: &[String]) -> Result<()> {
         let log_path = log_of(&self.folder, name);
         let log = File::options().create(true).append(true).open(&log_path)?;
-        let mut child = Command::new(self.binaries.join(binary))
+        let mut child = self
+            .program(name, binary)
             .args(arguments)
             .arg("--announce")
             .envs(&self.environment)
@@ -270,15 +290,34 @@ impl Mesh {
         Ok(())
     }
 
+    /// A binary, at the place of a process.
+    fn program(&self, name: &str, binary: &str) -> Command {
+        let binary = self.binaries.join(binary);
+        let entrance = self.places.get(name).map_or(&[][..], |place| &place.entrance);
+        match entrance {
+            [] => Command::new(binary),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary);
+                command
+            }
+        }
+    }
+
     fn data(&self, name: &str) -> String {
-        self.folder.join("data").join(name).display().to_string()
+        let elsewhere = self.places.get(name).and_then(|place| place.data.clone());
+        elsewhere.unwrap_or_else(|| self.folder.join("data").join(name)).display().to_string()
     }
 
+    /// Of a process, or of what it listens at besides: `asia-1 replication`.
     fn address(&self, name: &str) -> String {
-        format!("127.0.0.1:{}", self.ports[name])
+        let process = name.split(' ').next().unwrap_or(name);
+        let place = self.places.get(process);
+        let address = place.map_or(IpAddr::from(Ipv4Addr::LOCALHOST), |place| place.address);
+        format!("{address}:{}", self.ports[name])
     }
 
-    /// `http://127.0.0.1:port` of a process.
+    /// `http://address:port` of a process.
     pub fn url(&self, name: &str) -> String {
         format!("http://{}", self.address(name))
     }

@@ -9,21 +9,32 @@ use anyhow::{Result, bail};
 
 const PACKAGES: [&str; 2] = ["g++", "libclang-dev"];
 
+/// What the faults of `tests/faults` need besides root's rights and `/dev/fuse`.
+const PACKAGES_OF_FAULTS: [&str; 2] = ["iproute2", "iptables"];
+
 /// Installs `g++` and `libclang-dev` if they are missing.
 pub fn install_what_is_missing() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !is_there(package)).collect();
+    install("building", &PACKAGES)
+}
+
+/// Installs what breaks networks, if it is missing.
+pub fn install_for_faults() -> Result<()> {
+    install("breaking networks", &PACKAGES_OF_FAULTS)
+}
+
+fn install(who: &str, packages: &[&'static str]) -> Result<()> {
+    let missing: Vec<&str> =
+        packages.iter().copied().filter(|package| !is_there(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let list = missing.join(" ");
     let line = format!("apt-get install -y {list}");
     if !Path::new("/usr/bin/apt-get").exists() {
-        bail!(
-            "the build needs a C++ compiler and libclang ({list} on Debian); install them and run this again"
-        );
+        bail!("{who} needs what Debian has in {list}; install that and run this again");
     }
     if !rustix::process::geteuid().is_root() {
-        bail!("the build needs {list}; run `sudo {line}` and then this again");
+        bail!("{who} needs {list}; run `sudo {line}` and then this again");
     }
     eprintln!("setup: installing {list}");
     run_apt(&["update", "-qq"])?;
@@ -48,6 +59,8 @@ fn run_apt(arguments: &[&str]) -> Result<()> {
 fn is_there(package: &str) -> bool {
     match package {
         "g++" => answers("c++") || answers("g++") || answers("clang++"),
+        "iproute2" => answers_to("ip", "-V"),
+        "iptables" => answers_to("iptables", "-V"),
         _ => {
             std::env::var_os("LIBCLANG_PATH").is_some()
                 || libclang_folders().iter().any(|folder| has_libclang(folder))
@@ -56,8 +69,12 @@ fn is_there(package: &str) -> bool {
 }
 
 fn answers(program: &str) -> bool {
+    answers_to(program, "--version")
+}
+
+fn answers_to(program: &str, argument: &str) -> bool {
     Command::new(program)
-        .arg("--version")
+        .arg(argument)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()

@@ -141,6 +141,7 @@ pub fn build_example(root: &Path, name: &str) -> Result<PathBuf> {
 /// Builds the binaries first, because tests start them, and runs all tests.
 pub fn test(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
+    setup::install_for_faults()?;
     let started = Instant::now();
     let mut command = cargo(root);
     command.args(["test", "--workspace"]).env("INTERLOCK_BINARIES", binaries(root)?);

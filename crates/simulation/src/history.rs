@@ -384,11 +384,51 @@ pub struct FinalNode {
     pub namespaces: BTreeMap<NamespaceNumber, FinalNamespace>,
 }
 
+/// How a reader read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadingKind {
+    /// As messages came, behind one cursor, through whatever broke.
+    Subscription,
+    /// What was stored, in the order of history, at the end.
+    History,
+}
+
+/// A message as a reader was shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its name.
+    pub name: MessageName,
+    /// Its channel.
+    pub channel: ChannelName,
+    /// Its content.
+    pub payload: Bytes,
+}
+
+/// All that one reader was shown from the oldest message to the end.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Who, for people.
+    pub reader: String,
+    /// How.
+    pub kind: ReadingKind,
+    /// The namespace.
+    pub namespace: NamespaceNumber,
+    /// The channels of which it has to have everything; none of them was ever
+    /// deleted.
+    pub channels: BTreeSet<ChannelName>,
+    /// In the order it was shown.
+    pub messages: Vec<Shown>,
+    /// What it was told to be missing, both ends included.
+    pub gaps: Vec<(LogName, MessageNumber, MessageNumber)>,
+}
+
 /// What every node holds after healing and quiet.
 #[derive(Clone, Debug, Default)]
 pub struct FinalState {
     /// The nodes.
     pub nodes: BTreeMap<NodeNumber, FinalNode>,
+    /// What readers were shown, where there were some.
+    pub readings: Vec<Reading>,
 }
 
 impl FinalState {

@@ -18,6 +18,7 @@ pub mod display;
 mod ending;
 pub mod event;
 pub mod event_queue;
+pub mod exhaustive;
 mod fault_injection;
 pub mod faults;
 pub mod history;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use interlock_simulation::exhaustive::{self, Report, SmallWorld, WORLDS};
 use interlock_simulation::faults::FaultKind;
 use interlock_simulation::run::{Outcome, RunOptions, run};
 use interlock_simulation::statistics::Statistics;
@@ -25,6 +26,15 @@ struct Arguments {
     /// Have faults of these kinds only, and in every seed.
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = fault_kind)]
     only: Vec<FaultKind>,
+    /// Walk every interleaving of small worlds instead.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "only"])]
+    exhaustive: bool,
+    /// With --exhaustive: only this world.
+    #[arg(long, value_name = "NAME", requires = "exhaustive", value_parser = small_world)]
+    world: Option<&'static SmallWorld>,
+    /// With --exhaustive: paths of at most so many steps.
+    #[arg(long, value_name = "STEPS", requires = "exhaustive")]
+    depth: Option<usize>,
     /// With --seed: print every event.
     #[arg(short, long)]
     verbose: bool,
@@ -41,6 +51,13 @@ fn fault_kind(name: &str) -> Result<FaultKind, String> {
     })
 }
 
+fn small_world(name: &str) -> Result<&'static SmallWorld, String> {
+    WORLDS.iter().find(|world| world.name == name).ok_or_else(|| {
+        let names: Vec<&str> = WORLDS.iter().map(|world| world.name).collect();
+        format!("there is no such world; there are {}", names.join(", "))
+    })
+}
+
 /// What the arguments want of every run.
 fn options(arguments: &Arguments) -> RunOptions {
     let mut options = RunOptions::default();
@@ -54,10 +71,49 @@ fn options(arguments: &Arguments) -> RunOptions {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let is_right = match arguments.seed {
+        _ if arguments.exhaustive => search_all(&arguments),
         Some(seed) => replay(seed, &arguments),
         None => sweep(&arguments),
     };
     if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn search_all(arguments: &Arguments) -> bool {
+    println!(
+        "{:<22} {:>9} {:>11} {:>6} {:>9} {:>9}  result",
+        "world", "states", "transitions", "depth", "", "seconds"
+    );
+    let worlds =
+        WORLDS.iter().filter(|world| arguments.world.is_none_or(|it| it.name == world.name));
+    let reports: Vec<Report> = worlds.map(|world| search_one(world, arguments.depth)).collect();
+    reports.iter().all(|report| report.violation.is_none())
+}
+
+fn search_one(world: &'static SmallWorld, depth: Option<usize>) -> Report {
+    let mut told_at = Instant::now();
+    let report = exhaustive::search(world, depth.unwrap_or(world.depth), None, |states, depth| {
+        if told_at.elapsed() >= Duration::from_secs(2) {
+            told_at = Instant::now();
+            eprintln!("{}: {states} states, depth {depth}", world.name);
+        }
+    });
+    let extent = if report.is_complete { "complete" } else { "so far" };
+    let result = if report.violation.is_some() { "VIOLATION" } else { "clean" };
+    println!(
+        "{:<22} {:>9} {:>11} {:>6} {extent:>9} {:>9.1}  {result}",
+        report.world,
+        report.states,
+        report.transitions,
+        report.depth,
+        report.elapsed.as_secs_f64()
+    );
+    if let Some(violation) = &report.violation {
+        println!("{}, after", violation.what);
+        for (number, step) in (1..).zip(&violation.path) {
+            println!("{number:>4}. {step}");
+        }
+    }
+    report
 }
 
 fn replay(seed: u64, arguments: &Arguments) -> bool {
@@ -65,7 +121,7 @@ fn replay(seed: u64, arguments: &Arguments) -> bool {
         arguments.verbose.then(|| Box::new(|line: &str| println!("{line}")) as Listener);
     let started = Instant::now();
     let outcome = run(seed, &options(arguments), listener);
-    print_violations(seed, &outcome);
+    print_violations(seed, &outcome, &arguments.only);
     print_summary(&outcome.statistics, 1, started.elapsed(), arguments.json);
     if let Some(hash) = outcome.trace_hash {
         println!("trace hash: {hash}");
@@ -82,18 +138,22 @@ fn sweep(arguments: &Arguments) -> bool {
         let outcome = run(seed, &options(arguments), None);
         all.add(&outcome.statistics);
         failed += u64::from(!outcome.violations.is_empty());
-        print_violations(seed, &outcome);
+        print_violations(seed, &outcome, &arguments.only);
         if told_at.elapsed() >= Duration::from_secs(2) {
             told_at = Instant::now();
             let done = seed + 1 - arguments.from;
             eprintln!("{done} of {} seeds, {failed} failed", arguments.seeds);
         }
     }
+    if !arguments.json {
+        let last = arguments.from.saturating_add(arguments.seeds).saturating_sub(1);
+        println!("seeds {} to {last}, {failed} failed", arguments.from);
+    }
     print_summary(&all, arguments.seeds, started.elapsed(), arguments.json);
     failed == 0
 }
 
-fn print_violations(seed: u64, outcome: &Outcome) {
+fn print_violations(seed: u64, outcome: &Outcome, only: &[FaultKind]) {
     const SHOWN: usize = 5;
     for violation in outcome.violations.iter().take(SHOWN) {
         eprintln!("seed {seed}: {violation}");
@@ -102,7 +162,10 @@ fn print_violations(seed: u64, outcome: &Outcome) {
         eprintln!("seed {seed}: and {} more", outcome.violations.len() - SHOWN);
     }
     if !outcome.violations.is_empty() {
-        eprintln!("cargo xtask simulate --seed {seed}");
+        let kinds: Vec<String> = only.iter().map(|kind| kind.name().replace(' ', "-")).collect();
+        let only =
+            if kinds.is_empty() { String::new() } else { format!(" --only {}", kinds.join(",")) };
+        eprintln!("cargo xtask simulate --seed {seed}{only}");
     }
 }
 

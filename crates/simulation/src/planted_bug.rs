@@ -61,11 +61,14 @@ pub enum PlantedBug {
     /// What others say of the logs that a process writes is not compared with what
     /// it wrote.
     OwnMarksIgnored,
+    /// What an older opening of a member acknowledged is believed of the one that is
+    /// there. Only the search of small worlds can tell: nothing trims yet.
+    OldAcknowledgementBelieved,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AcknowledgedBeforeSync,
         Self::RepeatAnsweredBeforeSync,
         Self::AppendedToldAsHeld,
@@ -92,5 +95,6 @@ impl PlantedBug {
         Self::SaidAgainShownAgain,
         Self::RepeatsUndeclared,
         Self::OwnMarksIgnored,
+        Self::OldAcknowledgementBelieved,
     ];
 }

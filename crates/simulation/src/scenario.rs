@@ -134,6 +134,11 @@ impl Scenario {
     }
 }
 
+/// One region with so many nodes.
+pub(crate) fn small_topology(nodes: u64) -> Topology {
+    draw_topology(&mut Random::new(0), nodes, 1)
+}
+
 fn draw_topology(random: &mut Random, nodes: u64, regions: u64) -> Topology {
     let region = |index: u64| {
         let name = ["north", "south", "west"][index as usize];

@@ -202,7 +202,9 @@ fn every_planted_bug_is_found() {
 
 #[test]
 fn every_bug_has_a_case() {
-    let cases: Vec<PlantedBug> = CASES.iter().map(|case| case.bug).collect();
+    let mut cases: Vec<PlantedBug> = CASES.iter().map(|case| case.bug).collect();
+    // `exhaustive.rs` has this one.
+    cases.push(PlantedBug::OldAcknowledgementBelieved);
     assert_eq!(cases, PlantedBug::ALL);
 }
 

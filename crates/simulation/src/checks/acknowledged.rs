@@ -22,21 +22,31 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         .filter_map(|message| message.publisher)
         .map(|publisher| (publisher.session, publisher.sequence))
         .collect();
+    let payloads: BTreeSet<(NodeNumber, &Bytes)> = evidence
+        .messages
+        .iter()
+        .map(|(name, message)| (name.log.origin, &message.payload))
+        .collect();
     for operation in evidence.history.operations() {
         match &operation.outcome {
             Outcome::Ok { name: Some(name) } => {
                 check_named(evidence, operation, name, findings);
             }
             Outcome::Ok { name: None } => {
-                let Attempt::Publish { position: Some(position), .. } = &operation.attempt else {
+                let Attempt::Publish { position, payload, .. } = &operation.attempt else {
                     continue;
+                };
+                let is_held = match position {
+                    Some(position) => in_sessions.contains(position),
+                    // No other operation has this content.
+                    None => payloads.contains(&(operation.node, payload)),
                 };
                 // Its name is not known, so neither is whether it was lost, or stands
                 // still.
                 let origin = operation.node;
                 let stands_still = evidence.still.logs().any(|log| log.origin == origin);
                 let is_excused = evidence.disks.lost_any_of(origin) || stands_still;
-                if !in_sessions.contains(position) && !is_excused {
+                if !is_held && !is_excused {
                     findings.broken(format!("{operation:?} is nowhere"));
                 }
             }

@@ -1,11 +1,13 @@
 //! The checkers: one module a promise, each over the history and the final state
-//! alone. They know nothing of how the world was made.
+//! alone. They know nothing of how the world was made: real processes are judged by
+//! the same ones (`tests/faults`).
 
 mod acknowledged;
 mod backfill;
 mod convergence;
 mod cursors;
 mod deletion;
+mod delivered;
 mod disks;
 mod identity;
 mod invented;
@@ -127,16 +129,18 @@ impl Findings {
 }
 
 /// The verdict over one run.
-pub(crate) struct Verdict {
-    pub(crate) violations: Vec<Violation>,
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Promises that were broken.
+    pub violations: Vec<Violation>,
     /// Acknowledged messages whose only copies were lost with their disks.
-    pub(crate) lost_with_disks: u64,
+    pub lost_with_disks: u64,
     /// Messages that processes accepted beside another one of their name.
-    pub(crate) accepted_beside: u64,
+    pub accepted_beside: u64,
 }
 
 /// Runs all checkers.
-pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
+pub fn check(history: &History, end: &FinalState) -> Verdict {
     let mut findings = Findings { violations: Vec::new(), promise: Promise::NoIncident };
     for incident in &history.incidents {
         let place = incident.node.map_or_else(|| "the world".to_owned(), |it| format!("node {it}"));
@@ -164,7 +168,7 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
             findings.broken(format!("{}: {conflict}", log.row.log));
         }
     }
-    let checkers: [(Promise, Checker); 12] = [
+    let checkers: [(Promise, Checker); 16] = [
         (Promise::AcknowledgedSurvives, acknowledged::check),
         (Promise::NothingLost, nothing_lost::check),
         (Promise::AppliedOnce, once::check),
@@ -177,6 +181,10 @@ pub(crate) fn check(history: &History, end: &FinalState) -> Verdict {
         (Promise::OneHolder, one_holder::check),
         (Promise::Residency, residency::check),
         (Promise::WholeState, backfill::check),
+        (Promise::AppliedOnce, delivered::check_once),
+        (Promise::Order, delivered::check_order),
+        (Promise::NothingInvented, delivered::check_invented),
+        (Promise::NothingLost, delivered::check_whole),
     ];
     for (promise, checker) in checkers {
         findings.promise = promise;

@@ -14,15 +14,15 @@ use super::Found;
 
 /// A part of one log to be read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LogRange {
-    pub(super) log: LogName,
-    pub(super) from: MessageNumber,
-    pub(super) through: MessageNumber,
+pub(crate) struct LogRange {
+    pub(crate) log: LogName,
+    pub(crate) from: MessageNumber,
+    pub(crate) through: MessageNumber,
 }
 
 /// What comes next.
 #[derive(Debug)]
-pub(super) enum History {
+pub(crate) enum History {
     Message(Found),
     /// Numbers that the log no longer has.
     Missing(LogRange),
@@ -38,7 +38,7 @@ struct OpenLog {
 }
 
 /// What these ranges hold, in the order of history.
-pub(super) fn in_order_of_history(
+pub(crate) fn in_order_of_history(
     storage: &MemoryStorage,
     ranges: &[LogRange],
     rows: &Rows,

@@ -14,6 +14,7 @@ mod session;
 
 pub use feed::{Feed, FeedNews, Until};
 pub use gateway::Gateway;
+pub(crate) use history_order::{History, LogRange, in_order_of_history};
 pub use reader::Told;
 pub(crate) use reader::UNKNOWN_BRANCH_PATIENCE;
 pub use session::Session;
