@@ -330,17 +330,15 @@ impl Mesh {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
+        // Held until all are chosen.
         let mut held = Vec::new();
-        let mut free = free_listeners();
-        for name in process_addresses() {
-            let listener = kept
-                .get(&name)
-                .and_then(|port| TcpListener::bind(("127.0.0.1", *port)).ok())
-                .or_else(|| free.next())
-                .with_context(|| format!("no port of {PORTS:?} is free for {name}"))?;
-            self.ports.insert(name, listener.local_addr()?.port());
-            held.push(listener);
-        }
+        let take = |port| {
+            let listener = TcpListener::bind(("127.0.0.1", port));
+            held.extend(listener.ok());
+            held.last().and_then(|it| it.local_addr().ok()).is_some_and(|it| it.port() == port)
+        };
+        self.ports = assign_ports(process_addresses(), &kept, first_port(), take)
+            .with_context(|| format!("too few ports of {PORTS:?} are free"))?;
         fs::write(&file, serde_json::to_vec_pretty(&self.ports)?)?;
         Ok(())
     }
@@ -386,17 +384,36 @@ pub struct Ended {
     pub log: PathBuf,
 }
 
-/// Listeners on free ports, looked for from a place that differs from one mesh to
-/// the next, so that meshes that start at the same time do not meet.
-fn free_listeners() -> impl Iterator<Item = TcpListener> {
+/// Where a mesh begins to look for ports: another place for each, so that meshes that
+/// start at the same time do not meet.
+fn first_port() -> u16 {
     static MESHES: AtomicU16 = AtomicU16::new(0);
-    let step = MESHES.fetch_add(1, Ordering::Relaxed);
-    let start = (std::process::id() % 149 * 80) as usize + usize::from(step) * 40;
-    PORTS
-        .cycle()
-        .skip(start % PORTS.len())
-        .take(PORTS.len())
-        .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+    let mesh = usize::from(MESHES.fetch_add(1, Ordering::Relaxed));
+    let place = (std::process::id() % 149) as usize * 80 + mesh * 40;
+    PORTS.start + u16::try_from(place % PORTS.len()).expect("a place among the ports")
+}
+
+/// A port for each name: the kept one where it can be taken, else the next from
+/// `first` on that can. `None` when there are too few.
+fn assign_ports(
+    names: Vec<String>,
+    kept: &BTreeMap<String, u16>,
+    first: u16,
+    mut take: impl FnMut(u16) -> bool,
+) -> Option<BTreeMap<String, u16>> {
+    // All that are kept go first, so that none is given to another name.
+    let mut ports: BTreeMap<String, u16> = names
+        .iter()
+        .filter_map(|name| Some((name.clone(), *kept.get(name)?)))
+        .filter(|(_, port)| take(*port))
+        .collect();
+    let mut rest = (first..PORTS.end).chain(PORTS.start..first);
+    for name in names {
+        if !ports.contains_key(&name) {
+            ports.insert(name, rest.by_ref().find(|port| take(*port))?);
+        }
+    }
+    Some(ports)
 }
 
 fn ports_file(folder: &Path) -> PathBuf {
@@ -474,23 +491,39 @@ mod tests {
         Mesh::new(folder, Path::new("/nowhere"), BTreeMap::new()).expect("free ports")
     }
 
+    /// Takes ports as a machine does that has these in use.
+    fn assign(kept: &BTreeMap<String, u16>, used: &[u16]) -> Option<BTreeMap<String, u16>> {
+        let mut taken: std::collections::BTreeSet<u16> = used.iter().copied().collect();
+        assign_ports(process_addresses(), kept, PORTS.end - 5, move |port| taken.insert(port))
+    }
+
     #[test]
     fn ports_are_kept_while_nobody_else_has_them() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let first = mesh(folder.path()).ports.clone();
+        let first = assign(&BTreeMap::new(), &[PORTS.end - 4]).expect("there are many");
         let distinct: std::collections::BTreeSet<u16> = first.values().copied().collect();
         assert_eq!(distinct.len(), process_addresses().len());
-        // Held here, so that nobody else can take them in between.
-        let other = TcpListener::bind(("127.0.0.1", first["asia-1"])).expect("free again");
-        let second = mesh(folder.path());
+        assert!(distinct.iter().all(|port| PORTS.contains(port)));
+        assert!(!distinct.contains(&(PORTS.end - 4)), "it is in use");
+        assert_eq!(assign(&first, &[]).as_ref(), Some(&first));
+        let second = assign(&first, &[first["asia-1"]]).expect("there are many");
         for (name, port) in &first {
-            let is_kept = second.ports[name] == *port;
+            let is_kept = second[name] == *port;
             assert_eq!(is_kept, name != "asia-1", "{name}");
         }
-        drop(other);
-        let context = fs::read_to_string(second.context_file()).expect("written");
-        assert!(context.contains(&second.url("asia-1")), "{context}");
-        assert_eq!(mesh(folder.path()).ports, second.ports, "what was chosen last is kept");
+        let all: Vec<u16> = PORTS.collect();
+        assert_eq!(assign(&BTreeMap::new(), &all), None);
+    }
+
+    #[test]
+    fn the_context_file_names_the_ports() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mesh = mesh(folder.path());
+        let context = fs::read_to_string(mesh.context_file()).expect("written");
+        assert!(context.contains(&mesh.url("asia-1")), "{context}");
+        let kept: BTreeMap<String, u16> =
+            serde_json::from_slice(&fs::read(ports_file(folder.path())).expect("written"))
+                .expect("readable");
+        assert_eq!(kept, mesh.ports);
     }
 
     #[test]
