@@ -301,8 +301,9 @@ impl LogSources {
             && state.rank(wished, nearness(wished)) > state.rank(current, nearness(current))
             // Two siblings that both see the other ahead must not come to wait
             // for each other: only the higher number moves to the lower.
+            // Whoever has what the other has trimmed does not wait for us.
             && (nearness(wished) >= Nearness::Origin
-                || nearness(wished) == nearness(current)
+                || !state.rank(current, nearness(current)).is_whole
                 || wished < self.me.node)
         {
             server = wish;

@@ -331,3 +331,105 @@ fn a_log_that_is_left_is_unwanted() {
     assert_eq!(me.server(), None);
     assert_eq!(me.sources.poll_timeout(), None);
 }
+
+/// What has been trimmed at the origin is taken from whoever still has it; where the
+/// log goes on that all have, the origin serves it again.
+#[test]
+fn who_still_has_it_goes_before_the_origin() {
+    let mut me = Node::new();
+    for (peer, floor) in [(ORIGIN, 5), (FAR, 0)] {
+        me.connect(0, peer);
+        let offer = LogOffer {
+            log: log(),
+            parents: Vec::new(),
+            tip: Mark { m_id: MessageNumber::new(10), hash: ChainHash::EMPTY },
+            floor: MessageNumber::new(floor),
+        };
+        assert!(me.sources.peer_offered(at(0), node(peer), &offer));
+        me.drain();
+    }
+    assert_eq!(me.wanted, Some((FAR, 1)));
+    me.append(10, 4);
+    assert_eq!(me.server(), Some(FAR));
+    me.append(20, 5);
+    assert_eq!(me.wanted, Some((ORIGIN, 6)));
+    me.disconnect(30, ORIGIN);
+    me.disconnect(30, FAR);
+    // Nobody has what we lack: then from one that has trimmed it.
+    let mut other = Node::new();
+    other.connect(0, ORIGIN);
+    let offer = LogOffer {
+        log: log(),
+        parents: Vec::new(),
+        tip: Mark { m_id: MessageNumber::new(10), hash: ChainHash::EMPTY },
+        floor: MessageNumber::new(5),
+    };
+    assert!(other.sources.peer_offered(at(0), node(ORIGIN), &offer));
+    other.drain();
+    assert_eq!(other.wanted, Some((ORIGIN, 1)));
+}
+
+/// The first log that a node of our region carries.
+fn log_carried_by(carrier: u32) -> LogName {
+    let other = if carrier == ME { SIBLING } else { ME };
+    let logs = (1..).map(|bits| log().path().log(Incarnation::new(bits).expect("not zero")));
+    let mut carried = logs.filter(|log| lot(log, node(carrier)) < lot(log, node(other)));
+    carried.next().expect("each carries about half")
+}
+
+/// One of the region's nodes takes a log over the WAN, the others take it from there:
+/// also while they are level, for that is where what is new comes from.
+#[test]
+fn one_copy_of_a_log_comes_into_a_region() {
+    for (carrier, expected) in [(SIBLING, SIBLING), (ME, ORIGIN)] {
+        let log = log_carried_by(carrier);
+        let mut sources = Node::new().sources;
+        let offer = |tip| LogOffer {
+            log,
+            parents: Vec::new(),
+            tip: Mark { m_id: MessageNumber::new(tip), hash: ChainHash::EMPTY },
+            floor: MessageNumber::ZERO,
+        };
+        for (peer, place) in [(ORIGIN, "far"), (SIBLING, "here")] {
+            sources.peer_connected(at(0), node(peer), region(place));
+            assert!(sources.peer_offered(at(0), node(peer), &offer(10)));
+        }
+        assert_eq!(sources.server_of(&log), Some(node(expected)), "carried by {carrier}");
+        sources.mark_appended(at(10), &log, MessageNumber::new(10));
+        assert_eq!(sources.server_of(&log), Some(node(expected)), "level");
+        // The carrier stalls while the origin has more: then straight from there.
+        assert!(sources.peer_offered(at(20), node(ORIGIN), &offer(20)));
+        if let Some(due) = sources.poll_timeout() {
+            sources.handle_timeout(due);
+        }
+        assert_eq!(sources.server_of(&log), Some(node(ORIGIN)), "carried by {carrier}");
+        // It comes back when its penalty is over, and ends when it is gone.
+        while let Some(due) = sources.poll_timeout() {
+            sources.handle_timeout(due);
+            if sources.server_of(&log) == Some(node(expected)) {
+                break;
+            }
+        }
+        assert_eq!(sources.server_of(&log), Some(node(expected)));
+        sources.peer_disconnected(at(100_000), node(SIBLING));
+        assert_eq!(sources.server_of(&log), Some(node(ORIGIN)));
+    }
+}
+
+/// A log of our own region is taken from its origin by everybody.
+#[test]
+fn nobody_carries_a_log_of_the_region() {
+    let log = log_carried_by(SIBLING);
+    let mut sources = Node::new().sources;
+    for peer in [ORIGIN, SIBLING] {
+        sources.peer_connected(at(0), node(peer), region("here"));
+        let offer = LogOffer {
+            log,
+            parents: Vec::new(),
+            tip: Mark { m_id: MessageNumber::new(10), hash: ChainHash::EMPTY },
+            floor: MessageNumber::ZERO,
+        };
+        assert!(sources.peer_offered(at(0), node(peer), &offer));
+    }
+    assert_eq!(sources.server_of(&log), Some(node(ORIGIN)));
+}

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::WallTime;
 use crate::identity::ChainHash;
-use crate::replication::frames::{Fact, Heartbeat, Offer};
+use crate::replication::frames::{BaseEntries, Fact, Heartbeat, Offer};
 use crate::replication::specimens::{
     RECEIVER, SENDER, ServedLog, at, hello, log_of, number, opening, welcome,
 };
@@ -77,6 +77,48 @@ fn log() -> LogName {
 
 fn frame(served: &ServedLog, from: u64, through: u64) -> Frame {
     served.read(number(from), number(through), u64::MAX, usize::MAX).expect("it is held")
+}
+
+fn hole(through: u64) -> Hole {
+    let through = Mark { m_id: number(through), hash: ChainHash::EMPTY };
+    Hole { log: log(), from: number(1), through, stamp: crate::clock::HybridTime::new(1) }
+}
+
+fn base(last: bool) -> BaseEntries {
+    let namespace = log().namespace;
+    BaseEntries { namespace, directory: Vec::new(), trim_points: Vec::new(), last }
+}
+
+/// What trimmed messages did has to be on disk before the mark moves over them: a hole
+/// and what comes behind it wait until the whole base is stored.
+#[test]
+fn a_hole_waits_until_its_base_is_stored() {
+    let mut driver = Driver::wanting(log());
+    driver.hear(SenderFrame::BaseEntries(base(false)));
+    driver.hear(SenderFrame::BaseEntries(base(true)));
+    let told = driver.actions();
+    assert!(matches!(told[..], [ReceiverAction::BaseReceived(_), ReceiverAction::BaseReceived(_)]));
+    driver.hear(SenderFrame::Hole(hole(4)));
+    let behind = frame(&ServedLog::with(log(), 6, 10), 5, 6);
+    driver.hear(SenderFrame::Frame(behind));
+    assert_eq!(driver.actions(), []);
+    driver.receiver.handle_base_stored(driver.now, log().namespace);
+    let submitted = driver.actions();
+    assert!(
+        matches!(submitted[..], [ReceiverAction::SubmitHole(_), ReceiverAction::Submit(_)]),
+        "{submitted:?}"
+    );
+}
+
+#[test]
+fn a_hole_without_a_base_breaks_the_rules() {
+    for part in [None, Some(base(false))] {
+        let mut driver = Driver::wanting(log());
+        part.into_iter().for_each(|part| driver.hear(SenderFrame::BaseEntries(part)));
+        driver.hear(SenderFrame::Hole(hole(4)));
+        let last = driver.actions().pop();
+        assert!(matches!(last, Some(ReceiverAction::Disconnect { .. })), "{last:?}");
+    }
 }
 
 fn ack(marks: Vec<(LogName, Mark)>) -> ReceiverAction {
