@@ -80,7 +80,7 @@ async fn held(mesh: &FaultyMesh, region: &str) -> Result<Vec<v1::NamespaceDigest
         return Err(Status::unavailable(format!("{region} has a queue: {peer:?}")));
     }
     let (_, mut node) = mesh.client.nodes(region).expect("a push-node").remove(0);
-    let request = v1::VerifyRequest { namespace: String::new() };
+    let request = v1::VerifyRequest::default();
     Ok(node.verify(request).await?.into_inner().namespaces)
 }
 

@@ -98,6 +98,7 @@ impl FaultyMesh {
                 name: name.to_owned(),
                 groups: vec![name.to_owned()],
                 disk_cap_bytes: 0,
+                retention: None,
             };
             topology.create_namespace(namespace).await.expect("a namespace");
         }

@@ -101,7 +101,7 @@ impl Node {
     }
 
     pub(super) fn append(&mut self, entries: Vec<AppendEntry>) {
-        let batch = AppendBatch { arrived_at: WALL, entries };
+        let batch = AppendBatch::new(WALL, entries);
         self.storage.append(&batch).expect("the disk takes all");
         self.unsynced.push(batch.entries);
     }
@@ -191,7 +191,14 @@ impl Node {
             .filter(|message| message.m_id < first_m_id)
             .fold(held.row.start_hash(), |hash, message| hash.then(&message.bytes));
         let sends = read.into_iter().map(|message| message.bytes).collect();
-        Some(Frame { log, first_m_id, previous_hash, age_milliseconds: 0, sends })
+        Some(Frame {
+            log,
+            first_m_id,
+            previous_hash,
+            age_milliseconds: 0,
+            last_age_milliseconds: 0,
+            sends,
+        })
     }
 }
 
