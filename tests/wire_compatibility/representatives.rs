@@ -378,7 +378,7 @@ fn replicated() -> Vec<Representative> {
             },
         ),
         of("Refused", refused),
-        of("Heartbeat", beat),
+        of("Heartbeat", beat.clone()),
         request("frame", v1::replicate_request::Body::Frame(frame)),
         request("heartbeat", v1::replicate_request::Body::Heartbeat(beat)),
         request("relayed_ack", v1::replicate_request::Body::RelayedAck(ack.clone())),
