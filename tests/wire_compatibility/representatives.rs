@@ -177,14 +177,20 @@ fn topology() -> v1::Topology {
             name: "markets".into(),
             groups: vec!["all".into()],
             disk_cap_bytes: 1 << 40,
-            retention: Some(v1::Retention {
-                age_seconds: 604_800,
-                bytes: 1 << 34,
-                when_full: v1::WhenFull::Release.into(),
-            }),
+            retention: None,
             founders: vec![v1::Founder { node: 7, opened: true }],
         }],
     }
+}
+
+fn topology_with_retention() -> v1::Topology {
+    let mut topology = topology();
+    topology.namespaces[0].retention = Some(v1::Retention {
+        age_seconds: 604_800,
+        bytes: 1 << 34,
+        when_full: v1::WhenFull::Release.into(),
+    });
+    topology
 }
 
 fn delivered() -> v1::DeliveredMessage {
@@ -288,6 +294,7 @@ fn stored() -> Vec<Representative> {
             },
         ),
         of("Topology", topology()),
+        of("Topology#with-retention", topology_with_retention()),
     ]
 }
 
@@ -305,14 +312,14 @@ fn replicated() -> Vec<Representative> {
         opened_from: INCARNATION >> 8,
         marks: vec![mark()],
     };
-    let beat = v1::Heartbeat { wall_clock: 1_700_000_000_456, namespaces: vec![digest()] };
+    let beat = v1::Heartbeat { wall_clock: 1_700_000_000_456, namespaces: Vec::new() };
     let trim_point = v1::TrimPoint { log: Some(log()), channel_hash: 0xfeed_f00d, m_id: 41 };
     let frame = v1::Frame {
         log: Some(log()),
         first_m_id: 70_001,
         previous_hash: hash(0xa4),
         age: 250,
-        last_age: 120,
+        last_age: 0,
         sends: vec![send().encode_to_vec().into(), Bytes::from_static(b"two")],
     };
     vec![
@@ -339,7 +346,7 @@ fn replicated() -> Vec<Representative> {
                 window_bytes: 8 << 20,
                 feature_level: 2,
                 wall_clock: 1_700_000_000_456,
-                namespaces: vec![digest()],
+                namespaces: Vec::new(),
             },
         ),
         of("LogOffer", offer()),
@@ -363,10 +370,34 @@ fn replicated() -> Vec<Representative> {
                 namespace: 3,
                 directory: vec![Bytes::from_static(b"entry")],
                 last: true,
+                trim_points: Vec::new(),
+            },
+        ),
+        of("TrimPoint", trim_point.clone()),
+        of("Frame#with-last-age", v1::Frame { last_age: 120, ..frame.clone() }),
+        of(
+            "BaseEntries#with-trim-points",
+            v1::BaseEntries {
+                namespace: 3,
+                directory: Vec::new(),
+                last: true,
                 trim_points: vec![trim_point],
             },
         ),
-        of("TrimPoint", trim_point),
+        of("Heartbeat#with-digests", v1::Heartbeat { namespaces: vec![digest()], ..beat.clone() }),
+        of(
+            "Welcome#with-digests",
+            v1::Welcome {
+                protocol_version: 1,
+                member: Some(member()),
+                topology_version: Some(version()),
+                marks: vec![mark()],
+                window_bytes: 8 << 20,
+                feature_level: 2,
+                wall_clock: 1_700_000_000_456,
+                namespaces: vec![digest()],
+            },
+        ),
         of("Ack", ack.clone()),
         of(
             "Nack",
