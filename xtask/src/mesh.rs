@@ -2,6 +2,7 @@
 //! own: started, killed, restarted, stopped.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -409,8 +410,8 @@ fn assign_ports(
         .collect();
     let mut rest = (first..PORTS.end).chain(PORTS.start..first);
     for name in names {
-        if !ports.contains_key(&name) {
-            ports.insert(name, rest.by_ref().find(|port| take(*port))?);
+        if let Entry::Vacant(place) = ports.entry(name) {
+            place.insert(rest.by_ref().find(|port| take(*port))?);
         }
     }
     Some(ports)
