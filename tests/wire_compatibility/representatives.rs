@@ -373,7 +373,7 @@ fn replicated() -> Vec<Representative> {
                 trim_points: Vec::new(),
             },
         ),
-        of("TrimPoint", trim_point.clone()),
+        of("TrimPoint", trim_point),
         of("Frame#with-last-age", v1::Frame { last_age: 120, ..frame.clone() }),
         of(
             "BaseEntries#with-trim-points",

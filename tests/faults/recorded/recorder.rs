@@ -55,7 +55,8 @@ impl Recorder {
         payload: &Bytes,
     ) -> OperationNumber {
         let (channel, payload) = (channel.clone(), payload.clone());
-        self.begin(place, Attempt::Publish { channel, payload, position: None })
+        let (position, possibly_repeated) = (None, false);
+        self.begin(place, Attempt::Publish { channel, payload, position, possibly_repeated })
     }
 
     /// A client begins something.

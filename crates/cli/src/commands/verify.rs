@@ -172,7 +172,9 @@ fn behind(members: &[Member]) -> Vec<(String, usize)> {
 
 /// Namespaces in which members with equal tips have different channels.
 fn divergences(members: &[Member]) -> Vec<Divergence> {
-    let mut by_tips: BTreeMap<(u32, &[u8]), Vec<(&str, &[u8])>> = BTreeMap::new();
+    // By namespace and tips: who holds those, with the digest of its channels.
+    type Holder<'a> = (&'a str, &'a [u8]);
+    let mut by_tips: BTreeMap<(u32, &[u8]), Vec<Holder<'_>>> = BTreeMap::new();
     for member in members {
         for digest in &member.held.namespaces {
             let of_tips = by_tips.entry((digest.namespace, &digest.tips)).or_default();
