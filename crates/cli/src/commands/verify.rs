@@ -6,6 +6,7 @@ use anyhow::Result;
 use interlock_client::v1;
 use interlock_rpc::services::node;
 use serde_json::{Value, json};
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::commands::messages::incarnation;
@@ -124,6 +125,8 @@ async fn ask(target: &Target, namespace: Option<&str>) -> Result<(Vec<Member>, V
             };
             match client.verify(request).await {
                 Ok(held) => members.push(Member { name, client, held: held.into_inner() }),
+                // No member knows more of it than this one.
+                Err(status) if status.code() == Code::NotFound => return Err(status.into()),
                 Err(status) => failures.push(format!("{name} in {region}: {}", status.message())),
             }
         }

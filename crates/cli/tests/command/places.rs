@@ -23,6 +23,15 @@ async fn groups_and_namespaces_are_made_changed_and_shown() {
     let table = world.table("europe", &["namespace", "show", "news"]);
     let shown = line(&table, "news");
     assert!(shown.contains("east, world") && shown.contains("1.0 MiB"), "{table}");
+    let keeps = ["--retention-age", "36h", "--when-full", "release"];
+    let updated = world.json("asia", &[&["namespace", "update", "news"], &keeps[..]].concat());
+    let news = row(&updated["namespaces"], "news");
+    assert_eq!(
+        (&news["retention_age_seconds"], &news["when_full"]),
+        (&129_600.into(), &"release".into())
+    );
+    assert_eq!(news["disk_cap_bytes"], 1_048_576, "what was not said stays");
+    world.fails("asia", &["namespace", "update", "news", "--retention-age", "soon"], 2);
     assert!(!table.contains("demo"), "{table}");
     let listed = world.json("asia", &["namespace", "list"]);
     assert_eq!(listed["namespaces"].as_array().map(Vec::len), Some(2), "{listed:#}");
@@ -54,6 +63,13 @@ async fn nodes_and_their_state_are_shown() {
     assert!(table.starts_with("asia-1 in asia, serving"), "{table}");
     assert!(table.contains("DURABLE  APPENDED  TIP"), "{table}");
     world.fails("europe", &["node", "show", "venus-1"], 3);
+
+    let table = world.table("europe", &["verify", "demo"]);
+    assert_eq!(table.trim(), "2 members hold the same");
+    let verified = world.json("asia", &["verify"]);
+    assert_eq!(verified["members"].as_array().map(Vec::len), Some(2), "{verified:#}");
+    assert_eq!(verified["conflicts"].as_array().map(Vec::len), Some(0), "{verified:#}");
+    world.fails("europe", &["verify", "nowhere"], 3);
 
     let status = world.json("asia", &["status"]);
     assert_eq!(status["control_plane"]["reachable"], true);
