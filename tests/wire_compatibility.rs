@@ -11,6 +11,8 @@
 mod declarations;
 #[path = "wire_compatibility/representatives.rs"]
 mod representatives;
+#[path = "wire_compatibility/values.rs"]
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -130,6 +132,12 @@ fn nothing_stored_or_sent_between_services_is_left_out() {
         "RegisterNodeResponse",
         "RenewLeaseRequest",
         "RenewLeaseResponse",
+        "WatchTopologyRequest",
+        "WatchTopologyResponse",
+        "RecordNamespaceOpenedRequest",
+        "RecordNamespaceOpenedResponse",
+        "RecordNamespaceLeftRequest",
+        "RecordNamespaceLeftResponse",
         "PublishStreamRequest",
         "PublishStreamResponse",
         "AcknowledgedRange",

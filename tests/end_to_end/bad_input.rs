@@ -1,25 +1,21 @@
-//! Every limit, one beyond it, and what is no message at all: refused with the
-//! field's name, nothing stored, and the service stays up (promise I9, bad
-//! input).
+//! Every limit, one beyond it: refused with the field's name, nothing stored, and
+//! the service stays up (promise I9, bad input).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_client::Start;
 use interlock_core::limits::{
     MAX_ADDRESS_BYTES, MAX_CHANNEL_NAME_BYTES, MAX_DESCRIPTION_BYTES, MAX_GROUPS_PER_MESSAGE,
     MAX_KEY_BYTES, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAMESPACE_NAME_BYTES, MAX_PAYLOAD_BYTES,
-    MAX_PUBLICATIONS_PER_REQUEST, MAX_RECEIVED_MESSAGE_BYTES, MAX_SOURCE_PATH_BYTES,
-    MAX_SUBSCRIBE_CHANNELS,
+    MAX_PUBLICATIONS_PER_REQUEST, MAX_SOURCE_PATH_BYTES, MAX_SUBSCRIBE_CHANNELS, MAX_VERIFIED_LOGS,
 };
-use interlock_rpc::channel::EndpointConfig;
 use interlock_rpc::status::{Reason, invalid_fields, metadata_of, reason_of};
 use interlock_rpc::{services, v1};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::support::{
-    REGIONS, World, create, delete, describe, get, owned, publication, publish, subscribe, within,
+    REGIONS, World, create, delete, describe, get, owned, publication, publish, subscribe,
 };
 use crate::waiting::{in_time, until};
 
@@ -418,7 +414,8 @@ async fn the_control_plane_keeps_its_limits() {
     for name in wrong_places() {
         let request = v1::ApplyRegionRequest { name: name.clone() };
         assert_names("name", &topology.apply_region(request).await.expect_err(&name));
-        let request = v1::ApplyGroupRequest { name: name.clone(), regions: owned(&REGIONS) };
+        let request =
+            v1::ApplyGroupRequest { name: name.clone(), regions: owned(&REGIONS), leave: false };
         assert_names("name", &topology.apply_group(request).await.expect_err(&name));
         let request = namespace(&name, &world_group);
         assert_names("name", &topology.create_namespace(request).await.expect_err(&name));
@@ -426,6 +423,10 @@ async fn the_control_plane_keeps_its_limits() {
         assert_names("name", &topology.register_node(request).await.expect_err(&name));
         let request = v1::RegisterNodeRequest { region: name.clone(), ..register.clone() };
         assert_names("region", &topology.register_node(request).await.expect_err(&name));
+        let request = v1::RemoveNodeRequest { name: name.clone(), force: true };
+        assert_names("name", &topology.remove_node(request).await.expect_err(&name));
+        let request = v1::RemoveRegionRequest { name: name.clone() };
+        assert_names("name", &topology.remove_region(request).await.expect_err(&name));
         let request = v1::ExecuteChannelOperationRequest {
             region: name.clone(),
             operation: Some(Operation::Create(create("x"))),
@@ -445,7 +446,7 @@ async fn the_control_plane_keeps_its_limits() {
     let other = v1::CreateNamespaceRequest { disk_cap_bytes: 1, ..namespace("demo", &world_group) };
     let taken = topology.create_namespace(other).await;
     assert_eq!(taken.expect_err("taken").code(), Code::AlreadyExists);
-    let empty = v1::ApplyGroupRequest { name: "new".to_owned(), regions: Vec::new() };
+    let empty = v1::ApplyGroupRequest { name: "new".to_owned(), ..Default::default() };
     assert_names("regions", &topology.apply_group(empty).await.expect_err("none"));
     for address in
         ["", "no-port", "host:99999", ":1", &format!("{}:1", "h".repeat(MAX_ADDRESS_BYTES))]
@@ -476,125 +477,44 @@ async fn the_control_plane_keeps_its_limits() {
     world.end().await;
 }
 
-/// `PublishRequest` as nobody should send it: text that is no UTF-8, and numbers
-/// where messages belong.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Malformed {
-    #[prost(bytes = "bytes", tag = "1")]
-    namespace: Bytes,
-    #[prost(uint64, tag = "2")]
-    publication: u64,
-}
-
-/// What is no message of ours, or far too much of one: an error, nothing stored,
-/// and every service goes on serving.
+/// A push-node's operator: what a repair names, and the messages to compare.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_message_harms_nobody() {
+async fn repairing_keeps_its_limits() {
     let world = World::start().await;
     world.create("europe", "news").await;
     let before = world.until_same().await;
-    let context = world.mesh.context();
-    let push_node = context.regions["europe"].push_nodes[0].clone();
-    let gateway = context.regions["europe"].gateways[0].clone();
-    let connect = |address: &str| EndpointConfig::new(address).connect_lazy().expect("an address");
-
-    let malformed = [
-        Malformed { namespace: Bytes::from_static(b"\xff\xfe\x80"), publication: 0 },
-        Malformed { namespace: Bytes::from_static(b"demo"), publication: 77 },
-    ];
-    for address in [&push_node, &gateway] {
-        for message in &malformed {
-            let mut client = tonic::client::Grpc::new(connect(address));
-            client.ready().await.expect("it listens");
-            let codec = tonic_prost::ProstCodec::<Malformed, v1::PublishResponse>::default();
-            let path = tonic::codegen::http::uri::PathAndQuery::from_static(
-                "/interlock.v1.PublishService/Publish",
-            );
-            let refused = client.unary(Request::new(message.clone()), path, codec).await;
-            let refused = refused.expect_err("it is no message");
-            assert_ne!(refused.code(), Code::Unavailable, "{refused}");
-        }
-        // Larger than anything that is taken.
-        let mut client =
-            services::publish::Client::new(connect(address)).max_encoding_message_size(usize::MAX);
-        let huge = publish("news", vec![0; 2 * MAX_RECEIVED_MESSAGE_BYTES]);
-        let refused = client.publish(huge).await.expect_err("it is far too large");
-        assert!(matches!(refused.code(), Code::OutOfRange | Code::ResourceExhausted), "{refused}");
-        let mut oversized = Request::new(publish("news", "x"));
-        let value = "x".repeat(1 << 20).parse().expect("plain text");
-        oversized.metadata_mut().insert("x-large", value);
-        client.publish(oversized).await.expect_err("the headers are far too large");
-        // A deadline that is over.
-        let late = within(publish("news", "x"), Duration::ZERO);
-        let _ = services::publish::client(connect(address)).publish(late).await;
-    }
-    let held = world.held("europe").await.expect("it serves");
-    let late = held.logs.iter().map(|mark| mark.m_id).sum::<u64>()
-        - before.logs.iter().map(|mark| mark.m_id).sum::<u64>();
-    assert!(late <= 2, "only what came with an expired deadline may be stored, not {late}");
-
-    // Peers that are none.
-    let mut topology = world.client.topology().expect("a control-plane");
-    let topology = topology.get_topology(v1::GetTopologyRequest {}).await.expect("it answers");
-    let nodes = topology.into_inner().topology.expect("it is told").nodes;
-    let europe = nodes.iter().find(|node| node.region == "europe").expect("it is registered");
-    let of_europe = v1::LogName { origin: europe.number, incarnation: 1, namespace: 1, shard: 0 };
-    use v1::replicate_request::Body;
-    let stranger = v1::MemberIdentity {
-        node: 900,
-        name: "stranger".to_owned(),
-        region: "europe".to_owned(),
-        incarnation: 9,
-        opened_from: 0,
-        fencing_token: u64::MAX,
-    };
-    let hello = v1::Hello { protocol_version: 1, member: Some(stranger), ..Default::default() };
-    let frame = v1::Frame {
-        log: Some(of_europe),
-        first_m_id: u64::MAX,
-        sends: vec![Bytes::from_static(b"\xff\xff\xff"); 10],
+    let (_, mut node) = world.client.nodes("europe").expect("a node").remove(0);
+    let named = |id_bytes: usize| v1::RepairRequest {
+        repair_id: Bytes::from(vec![1; id_bytes]),
         ..Default::default()
     };
-    let bodies = [
-        vec![None],
-        vec![Some(Body::Frame(frame.clone()))],
-        vec![Some(Body::Hello(v1::Hello::default()))],
-        vec![Some(Body::Hello(v1::Hello { protocol_version: u32::MAX, ..hello.clone() }))],
-        vec![Some(Body::Hello(hello)), Some(Body::Frame(frame))],
+    let keeping =
+        |count: usize| v1::RepairRequest { keep: vec![v1::LogMark::default(); count], ..named(16) };
+    let bringing_back = |count: usize| v1::RepairRequest {
+        bring_back: vec![v1::LogName::default(); count],
+        ..named(16)
+    };
+    let wrong = [
+        ("repair_id", named(0)),
+        ("repair_id", named(15)),
+        ("repair_id", named(17)),
+        ("keep", keeping(MAX_VERIFIED_LOGS + 1)),
+        ("bring_back", bringing_back(MAX_VERIFIED_LOGS + 1)),
+        // So many are read, and the first of them names no log.
+        ("keep[0].log", keeping(MAX_VERIFIED_LOGS)),
+        ("bring_back[0].incarnation", bringing_back(MAX_VERIFIED_LOGS)),
     ];
-    for bodies in bodies {
-        let mut client = services::replication::client(connect(&europe.replication_address));
-        let described = format!("{bodies:?}");
-        let requests: Vec<_> =
-            bodies.into_iter().map(|body| v1::ReplicateRequest { body }).collect();
-        let refused = async {
-            let mut answers = client.replicate(tokio_stream::iter(requests)).await?.into_inner();
-            while in_time("an end", answers.message()).await?.is_some() {}
-            Ok::<_, Status>(())
-        };
-        // However it is told, it ends.
-        if let Err(status) = refused.await {
-            assert_ne!(status.code(), Code::Internal, "{described}: {status}");
-        }
+    for (field, request) in wrong {
+        assert_names(field, &node.repair(request).await.expect_err(field));
     }
-
-    for region in REGIONS {
-        world.publish(region, "news", "still here").await;
-        interlock_rpc::health::check(&EndpointConfig::new(
-            context.regions[region].gateways[0].clone(),
-        ))
-        .await
-        .expect("it serves");
+    for (field, count) in [("points", MAX_VERIFIED_LOGS + 1), ("points[0].log", MAX_VERIFIED_LOGS)]
+    {
+        let points = vec![v1::LogMark::default(); count];
+        let request = v1::VerifyRequest { points, ..Default::default() };
+        assert_names(field, &node.verify(request).await.expect_err(field));
     }
-    world.until_same().await;
-    let read = world.history("asia", &["news"], Start::Oldest).await;
-    assert_eq!(read.texts().iter().filter(|text| *text == "still here").count(), 3);
-    assert!(read.texts().iter().all(|text| text == "still here" || text == "x"));
-    for region in REGIONS {
-        let status = world.status(region).await.expect("it serves");
-        let alarms: Vec<_> = status.alarms.iter().map(|alarm| alarm.name.as_str()).collect();
-        let told = if region == "europe" { &["peer_refused"][..] } else { &[] };
-        assert_eq!(alarms, told, "{region}: only the stranger is told of");
-    }
+    let nothing = node.repair(named(16)).await.expect("an id and nothing to cut");
+    assert!(nothing.into_inner().taken.is_empty());
+    assert_eq!(world.until_same().await, before, "nothing was cut anywhere");
     world.end().await;
 }

@@ -10,6 +10,8 @@ mod channels;
 mod content;
 mod control_plane;
 mod forks;
+mod mesh_client;
+mod no_messages;
 mod observability;
 mod publications;
 mod residency;

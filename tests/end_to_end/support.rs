@@ -64,7 +64,11 @@ impl World {
     // Placement.
 
     pub(crate) async fn group(&self, name: &str, regions: &[&str]) {
-        let request = v1::ApplyGroupRequest { name: name.to_owned(), regions: owned(regions) };
+        let request = v1::ApplyGroupRequest {
+            name: name.to_owned(),
+            regions: owned(regions),
+            ..Default::default()
+        };
         until("the regions are known", async || {
             self.client.topology().expect("a control-plane").apply_group(request.clone()).await
         })

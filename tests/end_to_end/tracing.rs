@@ -1,14 +1,16 @@
-//! One trace from the publish call in one region to the delivery in another.
+//! One trace from the publish call in one region to the delivery in another, and by
+//! whom a message came there.
 //!
 //! The mesh is one of processes, because telemetry is configured by a process's
 //! environment; they export to a collector in this one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use interlock_client::{Mesh as Client, RegionAddresses, Start, Subscriber, SubscriberOptions};
+use interlock_client::{Mesh as Client, Start, Subscriber, SubscriberOptions};
 use interlock_rpc::v1;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -23,6 +25,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 use xtask::mesh::{Mesh, REGIONS};
 
+use crate::mesh_client::client_of;
 use crate::support::{create, owned, publication, publish, text};
 use crate::waiting::{in_time, until};
 
@@ -32,6 +35,8 @@ const IN_HEADERS: &str = "00-11111111111111111111111111111111-aaaaaaaaaaaaaaaa-0
 const IN_PUBLICATION: &str = "00-22222222222222222222222222222222-bbbbbbbbbbbbbbbb-01";
 /// The trace of a call that says it is not sampled.
 const UNSAMPLED: &str = "00-33333333333333333333333333333333-cccccccccccccccc-00";
+/// The trace of all publications until one is relayed.
+const RELAYED: &str = "00-44444444444444444444444444444444-dddddddddddddddd-01";
 
 #[derive(Clone, Default)]
 struct Collector {
@@ -56,6 +61,20 @@ impl TraceService for Collector {
     }
 }
 
+/// Listens for spans: what comes, and where it is to be sent.
+async fn collector() -> (Collector, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    let collector = Collector::default();
+    let service = TraceServiceServer::new(collector.clone());
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    (collector, endpoint)
+}
+
 fn attribute(attributes: &[KeyValue], key: &str) -> String {
     let attribute = attributes.iter().find(|attribute| attribute.key == key);
     match attribute.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
@@ -71,30 +90,11 @@ fn binaries() -> PathBuf {
     PathBuf::from(folder)
 }
 
-fn client(mesh: &Mesh) -> Client {
-    let regions = REGIONS
-        .iter()
-        .map(|region| {
-            let addresses = RegionAddresses {
-                push_nodes: vec![mesh.url(&Mesh::push_node(region))],
-                gateways: vec![mesh.url(&Mesh::gateway(region))],
-            };
-            ((*region).to_owned(), addresses)
-        })
-        .collect();
-    Client::new(Some(&mesh.url("control-plane")), &regions, None).expect("addresses")
-}
-
-/// Three messages from europe to a subscriber in asia, in a mesh that exports to
-/// this collector.
-async fn publish_and_deliver(collector: String) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut mesh = Mesh::new(folder.path(), &binaries(), BTreeMap::new()).expect("free ports");
-    mesh.set_environment("OTEL_EXPORTER_OTLP_ENDPOINT", &collector);
-    tokio::task::block_in_place(|| mesh.start()).expect("all processes start");
-    let client = client(&mesh);
+/// Creates the channel `demo/news` on these regions.
+async fn create_news(client: &Client, regions: &[&str]) {
     let mut topology = client.topology().expect("a control-plane");
-    let group = v1::ApplyGroupRequest { name: "world".to_owned(), regions: owned(&REGIONS) };
+    let group =
+        v1::ApplyGroupRequest { name: "world".to_owned(), regions: owned(regions), leave: false };
     topology.apply_group(group).await.expect("the regions are known");
     let namespace = v1::CreateNamespaceRequest {
         name: "demo".to_owned(),
@@ -105,6 +105,17 @@ async fn publish_and_deliver(collector: String) {
     topology.create_namespace(namespace).await.expect("the name is free");
     let mut channels = client.channels("europe").expect("a push-node");
     until("the namespace is ready", async || channels.create_channel(create("news")).await).await;
+}
+
+/// Three messages from europe to a subscriber in asia, in a mesh that exports to
+/// this collector.
+async fn publish_and_deliver(collector: String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut mesh = Mesh::new(folder.path(), &binaries(), BTreeMap::new()).expect("free ports");
+    mesh.set_environment("OTEL_EXPORTER_OTLP_ENDPOINT", &collector);
+    tokio::task::block_in_place(|| mesh.start()).expect("all processes start");
+    let client = client_of(&mesh);
+    create_news(&client, &REGIONS).await;
     let options = SubscriberOptions { start: Start::Oldest, ..SubscriberOptions::default() };
     let gateways = client.gateways("asia").expect("a gateway");
     let mut subscriber = Subscriber::new(gateways, "demo", &owned(&["*"]), &options);
@@ -165,15 +176,7 @@ fn bytes_of(hexadecimal: &str) -> Vec<u8> {
 /// parents; a trace that is not sampled leaves no spans.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_from_publish_to_delivery() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
-    let collector = Collector::default();
-    let service = TraceServiceServer::new(collector.clone());
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
+    let (collector, endpoint) = collector().await;
     publish_and_deliver(endpoint).await;
 
     let spans = collector.spans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,4 +215,92 @@ async fn one_trace_from_publish_to_delivery() {
             );
         }
     }
+}
+
+/// A second push-node of a region, killed when it is dropped.
+struct Sibling(Child);
+
+impl Sibling {
+    fn start(
+        name: &str,
+        region: &str,
+        folder: &Path,
+        control_plane: &str,
+        collector: &str,
+    ) -> Self {
+        let started = Command::new(binaries().join("push-node"))
+            .args(["--node", name, "--region", region, "--control-plane", control_plane])
+            .args(["--client-listen", "127.0.0.1:0", "--replication-listen", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(folder.join(name))
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
+            .env("OTEL_BSP_SCHEDULE_DELAY", EXPORT_MILLISECONDS)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(started.expect("the binary is there"))
+    }
+}
+
+impl Drop for Sibling {
+    fn drop(&mut self) {
+        // One that has ended by itself has failed the test already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Spans are exported so soon, not after five seconds.
+const EXPORT_MILLISECONDS: &str = "100";
+
+/// Of two push-nodes in asia one takes europe's messages from the other: its spans say
+/// from whom, those of the other say nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_span_tells_who_relayed_the_message() {
+    let (collector, endpoint) = collector().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut mesh = Mesh::new(folder.path(), &binaries(), BTreeMap::new()).expect("free ports");
+    mesh.set_environment("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
+    mesh.set_environment("OTEL_BSP_SCHEDULE_DELAY", EXPORT_MILLISECONDS);
+    tokio::task::block_in_place(|| {
+        mesh.start_control_plane()?;
+        mesh.start_push_node("europe")?;
+        mesh.start_push_node("asia")
+    })
+    .expect("the processes start");
+    let control_plane = mesh.url("control-plane");
+    let _sibling = Sibling::start("asia-2", "asia", folder.path(), &control_plane, &endpoint);
+    let client = client_of(&mesh);
+    create_news(&client, &["europe", "asia"]).await;
+
+    let mut publishing = client.publishing("europe").expect("a push-node");
+    let (message, receiver, relay) = until("a message is relayed", async || {
+        let mut request = Request::new(publish("news", "x"));
+        request.metadata_mut().insert("traceparent", RELAYED.parse().expect("a plain header"));
+        publishing.publish(request).await.map_err(|status| status.to_string())?;
+        let spans = collector.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let received = spans.iter().filter(|(_, span)| span.name == "process news");
+        let mut relayed = received.map(|(process, span)| {
+            let of = |key| attribute(&span.attributes, key);
+            (of("messaging.message.id"), process.clone(), of("interlock.relayed_by"))
+        });
+        let found = relayed.find(|(_, _, relay)| !relay.is_empty());
+        found.ok_or_else(|| format!("{} spans", spans.len()))
+    })
+    .await;
+    let mut siblings = [receiver.as_str(), relay.as_str()];
+    siblings.sort_unstable();
+    assert_eq!(siblings, ["asia-1", "asia-2"]);
+    let direct = until("the other's span of the message", async || {
+        let spans = collector.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_relay = spans.iter().filter(|(process, span)| {
+            let is_it = attribute(&span.attributes, "messaging.message.id") == message;
+            is_it && *process == relay && span.name == "process news"
+        });
+        of_relay.next().map(|(_, span)| span.clone()).ok_or_else(|| spans.len())
+    })
+    .await;
+    assert_eq!(attribute(&direct.attributes, "interlock.relayed_by"), "");
+    tokio::task::block_in_place(|| mesh.stop_all()).expect("all processes stop");
 }

@@ -6,8 +6,6 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,6 +73,12 @@ impl Record {
         self.0.extend(numbers.clone().map(|_| told));
     }
 
+    /// What was acknowledged may be lost by right: nobody knows what became of it.
+    pub(crate) fn doubt_acknowledged(&mut self) {
+        let acknowledged = self.0.iter_mut().filter(|one| **one == Told::Acknowledged);
+        acknowledged.for_each(|one| *one = Told::Unknown);
+    }
+
     /// Of what was published last, under the next number.
     pub(crate) fn note_acknowledged(&mut self) {
         self.0.push(Told::Acknowledged);
@@ -86,16 +90,27 @@ pub(crate) struct LoadPublisher {
     /// Its name: region and level.
     pub(crate) name: String,
     task: JoinHandle<Record>,
+    order: watch::Sender<Order>,
     acknowledged: watch::Receiver<u64>,
 }
 
+/// What a publisher is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// To publish.
+    Publish,
+    /// To wait for what is open, and end.
+    Finish,
+    /// To end at once: of what is open nobody knows.
+    Abandon,
+}
+
 impl LoadPublisher {
-    /// Publishes until `stop`.
+    /// Publishes until it is told to end.
     pub(crate) fn start(
         mesh: &Mesh,
         region: &str,
         (level, durability): (&str, Durability),
-        stop: Arc<AtomicBool>,
     ) -> Self {
         let options =
             PublisherOptions { durability, give_up_after: PATIENCE, ..Default::default() };
@@ -106,13 +121,14 @@ impl LoadPublisher {
         let load = Load {
             name: name.clone(),
             publisher,
-            progress,
+            progress: Some(progress),
             open: VecDeque::new(),
             record: Record::default(),
             next: 0,
             batches: 0,
         };
-        Self { name, task: tokio::spawn(load.run(stop)), acknowledged }
+        let (order, orders) = watch::channel(Order::Publish);
+        Self { name, task: tokio::spawn(load.run(orders)), order, acknowledged }
     }
 
     /// Waits until `more` have been acknowledged from now on.
@@ -121,8 +137,20 @@ impl LoadPublisher {
         self.acknowledged.wait_for(|count| *count >= goal).await.expect("the publisher runs");
     }
 
-    /// Waits for its end: what it was told.
+    /// Publishes nothing more.
+    pub(crate) fn stop(&self) {
+        self.order.send_replace(Order::Finish);
+    }
+
+    /// Waits until it knows of all that it published: what it was told.
     pub(crate) async fn finish(self) -> Record {
+        self.stop();
+        self.task.await.expect("the publisher does not fail")
+    }
+
+    /// Ends at once, as its node is not coming back: what it was told.
+    pub(crate) async fn abandon(self) -> Record {
+        self.order.send_replace(Order::Abandon);
         self.task.await.expect("the publisher does not fail")
     }
 }
@@ -131,7 +159,8 @@ impl LoadPublisher {
 struct Load {
     name: String,
     publisher: Publisher,
-    progress: watch::Sender<u64>,
+    /// While it goes on.
+    progress: Option<watch::Sender<u64>>,
     open: VecDeque<(Range<u64>, Receipt)>,
     record: Record,
     next: u64,
@@ -139,21 +168,33 @@ struct Load {
 }
 
 impl Load {
-    async fn run(mut self, stop: Arc<AtomicBool>) -> Record {
+    async fn run(mut self, mut orders: watch::Receiver<Order>) -> Record {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        while !stop.load(Ordering::Relaxed) {
-            let has_room = self.open.len() < OPEN_BATCHES;
+        loop {
+            let order = *orders.borrow_and_update();
+            match order {
+                Order::Finish if self.progress.is_none() => panic!("{} has ended", self.name),
+                Order::Finish if self.open.is_empty() => break,
+                Order::Abandon => return self.abandon(),
+                Order::Publish | Order::Finish => {}
+            }
+            let goes_on = order == Order::Publish && self.progress.is_some();
+            let has_room = goes_on && self.open.len() < OPEN_BATCHES;
             tokio::select! {
                 answer = first(&mut self.open) => self.note(answer),
                 _ = pace.tick(), if has_room => self.publish().await,
+                changed = orders.changed() => changed.expect("who gives orders waits for the end"),
             }
         }
-        while !self.open.is_empty() {
-            let answer = first(&mut self.open).await;
-            self.note(answer);
-        }
         self.publisher.finish().await;
+        self.record
+    }
+
+    fn abandon(mut self) -> Record {
+        for (numbers, _) in self.open.drain(..) {
+            self.record.note(&numbers, Told::Unknown);
+        }
         self.record
     }
 
@@ -164,7 +205,12 @@ impl Load {
         let too_long = is_refused.then_some(self.next + REFUSED_AT);
         let batch =
             numbers.clone().map(|number| outgoing(&self.name, number, too_long == Some(number)));
-        let receipt = self.publisher.publish(batch.collect()).await.expect("the publisher runs");
+        let Ok(receipt) = self.publisher.publish(batch.collect()).await else {
+            // It was told for good that it cannot go on, and only one that is abandoned may
+            // be: nobody sees progress any more.
+            self.progress = None;
+            return;
+        };
         self.next = numbers.end;
         self.open.push_back((numbers, receipt));
     }
@@ -186,7 +232,9 @@ impl Load {
         if let Some(rest) = rest {
             self.record.note(&(acknowledged.end..numbers.end), rest);
         }
-        self.progress.send_modify(|sum| *sum += stored);
+        if let Some(progress) = &self.progress {
+            progress.send_modify(|sum| *sum += stored);
+        }
     }
 }
 

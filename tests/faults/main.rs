@@ -1,22 +1,29 @@
 //! Real processes that are killed, on disks and networks that break: every promise
-//! holds (I1–I7, I10–I12; METHOD M8–M12).
+//! holds (I1–I7, I9–I12; METHOD M8–M12).
 //!
 //! `recorded` lets all kinds of faults happen and hands what it saw to the checkers
 //! of the simulation; `cargo xtask faults` runs it at full length (`docs/faults.md`).
-//! `random_kills` kills under more load.
+//! `random_kills` kills under more load, `given_up_regions` takes regions out of the mesh
+//! for good.
 //!
 //! `cargo xtask test` builds the binaries and names their folder in
 //! `INTERLOCK_BINARIES`. `cargo xtask kills --kills 100 --seed N` runs the random
-//! kills at full length.
+//! kills at full length. `rolling_upgrade` changes builds under load; `cargo xtask
+//! upgrade --from REVISION` runs it with a build of the repository's history.
 
 mod demonstration;
 mod disk;
+mod given_up_regions;
 mod load;
+mod loaded_mesh;
+#[path = "../end_to_end/mesh_client.rs"]
+mod mesh_client;
 mod network;
 mod random_kills;
 mod readers;
 mod recorded;
 mod requirements;
+mod rolling_upgrade;
 #[path = "../end_to_end/waiting.rs"]
 mod waiting;
 

@@ -1,7 +1,6 @@
 //! `cargo xtask faults`: the recorded runs of `tests/faults` at full length.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 use clap::Args;
@@ -30,11 +29,7 @@ pub fn run(root: &Path, arguments: &FaultsArguments) -> Result<()> {
     setup::install_for_faults()?;
     workspace::build(root)?;
     workspace::run(
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(root)
-            .args(["test", "--workspace", "--test", "faults", "--", "recorded_rounds"])
-            .arg("--nocapture")
-            .env("INTERLOCK_BINARIES", workspace::binaries(root)?)
+        workspace::fault_test(root, "recorded_rounds")?
             .env("INTERLOCK_FAULT_ROUNDS", arguments.rounds.to_string())
             .env("INTERLOCK_FAULT_MINUTES", arguments.minutes.unwrap_or(0).to_string())
             .env("INTERLOCK_SEED", arguments.seed.to_string())

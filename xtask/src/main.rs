@@ -7,8 +7,10 @@ mod demo;
 mod faults;
 mod live_table;
 mod measure;
+mod recovery;
 mod setup;
 mod story;
+mod upgrade;
 mod workspace;
 
 use std::process::ExitCode;
@@ -57,6 +59,12 @@ enum Task {
     },
     /// Break disks, processes and the network under load, and check every promise. Needs root.
     Faults(faults::FaultsArguments),
+    /// Change an older build for this one and back, process by process, under load.
+    Upgrade {
+        /// The revision that the older build is made from.
+        #[arg(long)]
+        from: String,
+    },
     /// First figures: durable publishes per second, latency to a remote subscriber.
     Measure {
         /// Seconds for each measurement.
@@ -68,6 +76,10 @@ enum Task {
         /// The storage alone instead: appends, catch-up, opening after a kill.
         #[arg(long, conflicts_with_all = ["seconds", "key_layouts"])]
         log_rates: bool,
+        /// How long nodes take to come back instead, with so many messages in their logs.
+        #[arg(long, value_name = "MESSAGES", num_args = 0..=1, default_missing_value = "10000000",
+            conflicts_with_all = ["seconds", "key_layouts", "log_rates"])]
+        recovery: Option<u64>,
     },
     /// Run a fuzz target with random and mutated inputs (cargo-fuzz where a nightly toolchain is there).
     Fuzz {
@@ -101,8 +113,10 @@ fn run(task: Task) -> Result<()> {
         Task::Simulate { arguments } => workspace::simulate(&root, &arguments),
         Task::Kills { kills, seed } => workspace::kills(&root, kills, seed),
         Task::Faults(arguments) => faults::run(&root, &arguments),
+        Task::Upgrade { from } => upgrade::run(&root, &from),
         Task::Measure { key_layouts: true, .. } => measure::key_layouts(&root),
         Task::Measure { log_rates: true, .. } => measure::log_rates(&root),
+        Task::Measure { recovery: Some(messages), .. } => recovery::measure(&root, messages),
         Task::Measure { seconds, .. } => measure::mesh(&root, seconds),
         Task::Fuzz { target, seconds } => checks::fuzz(&root, target.as_deref(), seconds),
     }

@@ -19,6 +19,22 @@ const KEY_LAYOUT_ROUNDS: u32 = 3;
 /// Durable publishes per second and the latency to a remote subscriber, on a
 /// fresh mesh by `interlock bench`.
 pub fn mesh(root: &Path, seconds: u32) -> Result<()> {
+    on_fresh_mesh(root, |_, interlock| {
+        for arguments in [vec!["bench", "publish"], vec!["bench", "latency", "--to", REGIONS[2]]] {
+            let seconds = seconds.to_string();
+            let mut command: Command = interlock.command(REGIONS[0], &arguments);
+            let command = command.args(["--seconds", &seconds]).arg("demo/hello");
+            workspace::run(command, "the measurement")?;
+        }
+        Ok(())
+    })
+}
+
+/// Measures something on a mesh that begins empty and is gone afterwards.
+pub fn on_fresh_mesh(
+    root: &Path,
+    measure: impl FnOnce(&mut Mesh, &Interlock) -> Result<()>,
+) -> Result<()> {
     workspace::build(root)?;
     let folder = workspace::target_folder(root)?.join("interlock-measure");
     if folder.exists() {
@@ -28,11 +44,7 @@ pub fn mesh(root: &Path, seconds: u32) -> Result<()> {
     let interlock = Interlock::new(&binaries(root)?, &mesh.context_file());
     mesh.start()?;
     demo::prepare(&interlock)?;
-    for arguments in [vec!["bench", "publish"], vec!["bench", "latency", "--to", REGIONS[2]]] {
-        let seconds = seconds.to_string();
-        let mut command: Command = interlock.command(REGIONS[0], &arguments);
-        workspace::run(command.args(["--seconds", &seconds]).arg("demo/hello"), "the measurement")?;
-    }
+    measure(&mut mesh, &interlock)?;
     mesh.stop_all()?;
     fs::remove_dir_all(&folder)?;
     Ok(())

@@ -83,6 +83,12 @@ impl Mesh {
         self.environment.insert(name.to_owned(), value.to_owned());
     }
 
+    /// Takes the binaries of another folder for the processes that are started from now
+    /// on.
+    pub fn set_binaries(&mut self, folder: &Path) {
+        folder.clone_into(&mut self.binaries);
+    }
+
     /// Puts a process elsewhere, from its next start on.
     pub fn set_place(&mut self, name: &str, place: Place) {
         self.places.insert(name.to_owned(), place);
@@ -305,9 +311,14 @@ impl Mesh {
         }
     }
 
-    fn data(&self, name: &str) -> String {
+    /// Where a process keeps its data.
+    pub fn data_folder(&self, name: &str) -> PathBuf {
         let elsewhere = self.places.get(name).and_then(|place| place.data.clone());
-        elsewhere.unwrap_or_else(|| self.folder.join("data").join(name)).display().to_string()
+        elsewhere.unwrap_or_else(|| self.folder.join("data").join(name))
+    }
+
+    fn data(&self, name: &str) -> String {
+        self.data_folder(name).display().to_string()
     }
 
     /// Of a process, or of what it listens at besides: `asia-1 replication`.

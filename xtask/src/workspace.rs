@@ -17,7 +17,8 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
 }
 
-fn cargo(root: &Path) -> Command {
+/// Cargo, in the folder of a workspace.
+pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
     command
@@ -163,13 +164,20 @@ pub fn simulate(root: &Path, arguments: &[String]) -> Result<()> {
 pub fn kills(root: &Path, kills: u32, seed: u64) -> Result<()> {
     build(root)?;
     run(
-        cargo(root)
-            .args(["test", "--workspace", "--test", "faults", "--", "random_kills", "--nocapture"])
-            .env("INTERLOCK_BINARIES", binaries(root)?)
+        fault_test(root, "random_kills")?
             .env("INTERLOCK_KILLS", kills.to_string())
             .env("INTERLOCK_SEED", seed.to_string()),
         "the random kills",
     )
+}
+
+/// One test of `tests/faults`, with the binaries of the last build.
+pub fn fault_test(root: &Path, name: &str) -> Result<Command> {
+    let mut command = cargo(root);
+    command
+        .args(["test", "--workspace", "--test", "faults", "--", name, "--nocapture"])
+        .env("INTERLOCK_BINARIES", binaries(root)?);
+    Ok(command)
 }
 
 /// Runs a command and fails with a name that says which one it was.

@@ -41,6 +41,9 @@ enum Command {
     Lag,
     /// Whether all members hold the same, and which message differs first.
     Verify(commands::verify::Arguments),
+    /// Regions: places with push-nodes and gateways.
+    #[command(subcommand)]
+    Region(commands::regions::Command),
     /// Groups: named sets of regions.
     #[command(subcommand)]
     Group(commands::groups::Command),
@@ -59,6 +62,9 @@ enum Command {
     /// Push-nodes.
     #[command(subcommand)]
     Node(commands::nodes::Command),
+    /// The document of who holds what.
+    #[command(subcommand)]
+    Topology(commands::topology::Command),
     /// Look into a cursor.
     #[command(subcommand)]
     Cursor(commands::cursors::Command),
@@ -88,6 +94,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Completion(arguments) => return commands::completion::run(&arguments),
         Command::Dev(arguments) => return commands::dev::run(arguments, output).await,
         Command::Cursor(command) => return commands::cursors::run(&command, output),
+        Command::Node(commands::nodes::Command::Recover { data_dir, accept_loss }) => {
+            return commands::nodes::recover(&data_dir, accept_loss, output);
+        }
         _ => {}
     }
     let target = Target::load(context_file, context.as_deref(), region, output)?;
@@ -95,6 +104,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Status(arguments) => commands::status::run(&target, &arguments).await,
         Command::Lag => commands::lag::run(&target).await,
         Command::Verify(arguments) => commands::verify::run(&target, &arguments).await,
+        Command::Region(command) => commands::regions::run(&target, command).await,
+        Command::Topology(command) => commands::topology::run(&target, command).await,
         Command::Group(command) => commands::groups::run(&target, command).await,
         Command::Namespace(command) => commands::namespaces::run(&target, command).await,
         Command::Channel(command) => commands::channels::run(&target, command).await,
@@ -103,6 +114,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::History(arguments) => commands::history::run(&target, arguments).await,
         Command::Node(command) => commands::nodes::run(&target, command).await,
         Command::Bench(command) => commands::bench::run(&target, command).await,
-        Command::Completion(_) | Command::Dev(_) | Command::Cursor(_) => Ok(()),
+        Command::Completion(_) | Command::Dev(_) | Command::Cursor(_) => {
+            unreachable!("what needs no mesh was carried out above")
+        }
     }
 }

@@ -36,8 +36,9 @@ pub struct Config {
     pub lease_seconds: u64,
     /// How long calls may take to end when the process is told to.
     pub shutdown_seconds: u64,
-    /// The operator vouches that `data_dir` was not restored from an old copy: the
-    /// topology may be edited before all nodes on record were heard.
+    /// The operator vouches that `data_dir` was not restored from an old copy, or that
+    /// nodes that are not heard are gone for good: the topology may be changed before all
+    /// nodes on record were heard.
     pub topology_confirmed: bool,
     /// How log lines look: `text` or `json`.
     pub log_format: LogFormat,
@@ -88,8 +89,9 @@ pub struct Flags {
     /// How long calls may take to end when the process is told to.
     #[arg(long, env = "INTERLOCK_SHUTDOWN_SECONDS", value_name = "SECONDS")]
     pub shutdown_seconds: Option<u64>,
-    /// Vouch that the data was not restored from an old copy: the topology may be
-    /// edited before all nodes on record were heard.
+    /// Vouch that the data was not restored from an old copy, or that nodes that are not
+    /// heard are gone for good: the topology may be changed before all nodes on record
+    /// were heard.
     #[arg(
         long,
         env = "INTERLOCK_TOPOLOGY_CONFIRMED",

@@ -9,7 +9,6 @@ use interlock_core::identity::{FencingToken, NodeNumber, TopologyVersion};
 use interlock_core::names::NodeName;
 use interlock_core::topology::{NodeState, Topology};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Something that only a newer document can have said.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,20 +87,21 @@ impl HeardNodes {
         self.missing.send_if_modified(|missing| missing.remove(&node));
     }
 
-    /// The names of those that were not, if there are any.
+    /// The names of those that were not, if there are any. Whom a document has removed
+    /// knows nothing beyond it.
     pub(crate) fn missing(&self, topology: &Topology) -> Option<String> {
         let missing = self.missing.borrow();
-        let names = missing.iter().map(|number| {
-            topology.node(*number).map_or_else(|| number.to_string(), |it| it.name.to_string())
+        let names = missing.iter().filter_map(|number| match topology.node(*number) {
+            Some(node) if node.state == NodeState::Removed => None,
+            Some(node) => Some(node.name.to_string()),
+            None => Some(format!("node {number}")),
         });
         let names: Vec<String> = names.collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    /// Waits until all were heard; false if that is not so in time.
-    pub(crate) async fn until_all(&self, deadline: Instant) -> bool {
-        let mut missing = self.missing.subscribe();
-        let all_heard = missing.wait_for(BTreeSet::is_empty);
-        tokio::time::timeout_at(deadline, all_heard).await.is_ok_and(|heard| heard.is_ok())
+    /// Changes whenever one of them is heard.
+    pub(crate) fn news(&self) -> watch::Receiver<BTreeSet<NodeNumber>> {
+        self.missing.subscribe()
     }
 }

@@ -42,8 +42,13 @@ impl From<ChangeError> for Refusal {
             ChangeError::Behind { held, evidence } => refusal(Reason::TopologyBehind, message)
                 .with("held", held)
                 .with("evidence", evidence),
-            ChangeError::NotHeard { held, nodes } => {
-                refusal(Reason::TopologyBehind, message).with("held", held).with("missing", nodes)
+            ChangeError::NotNewest { offered, evidence } => {
+                refusal(Reason::TopologyBehind, message)
+                    .with("offered", offered)
+                    .with("evidence", evidence)
+            }
+            ChangeError::NotHeard { known, nodes } => {
+                refusal(Reason::TopologyBehind, message).with("known", known).with("missing", nodes)
             }
             ChangeError::TooLarge(_) => refusal(Reason::Quota, message),
             ChangeError::NotWritten(_) => {
@@ -65,6 +70,9 @@ fn refused(error: &EditError, message: String) -> Refusal {
             .with("group", group),
         EditError::UnknownNode(_) => {
             refusal(Reason::UnknownNode, message).field(field("node", "is not known"))
+        }
+        EditError::UnknownNodeName(_) => {
+            refusal(Reason::UnknownNode, message).field(field("name", "is not known"))
         }
         EditError::UnknownNamespace(_) => {
             refusal(Reason::UnknownNamespace, message).field(field("name", "is not known"))
@@ -94,9 +102,27 @@ fn refused(error: &EditError, message: String) -> Refusal {
                 .with("region", region)
                 .with("namespace", namespace)
         }
+        EditError::NotUnderstood { node, level, .. } => {
+            refusal(Reason::Unsupported, message).with("node", node).with("feature_level", level)
+        }
+        EditError::TooEarly { node, feature } => refusal(Reason::FeatureLevel, message)
+            .with("node", node)
+            .with("feature_level", feature.level()),
+        EditError::LastMember(namespace) => refusal(Reason::TopologyInvalid, message)
+            .field(field("name", "would leave a namespace without a member"))
+            .with("namespace", namespace),
+        EditError::RegionHasNodes { node, .. } => refusal(Reason::TopologyInvalid, message)
+            .field(field("name", "is a region with nodes"))
+            .with("node", node),
+        EditError::PlacedNowhere { namespace, .. } => refusal(Reason::TopologyInvalid, message)
+            .field(field("name", "is the only region of a namespace"))
+            .with("namespace", namespace),
         EditError::TokenMismatch { held, .. } => refusal(Reason::Fenced, message)
             .field(field("fencing_token", "is not that of the last registration"))
             .with("fencing_token", held),
+        EditError::LeftByOlder { newest, .. } => refusal(Reason::TopologyBehind, message)
+            .field(field("topology_version", "is not the newest"))
+            .with("held", newest),
         EditError::NotFounder { namespace, .. } => refusal(Reason::TopologyInvalid, message)
             .field(field("namespaces", "names one that the node did not found"))
             .with("namespace", namespace),

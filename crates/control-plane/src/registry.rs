@@ -1,22 +1,24 @@
 //! The mesh as the control-plane knows it: the topology document, which is
 //! durable, and the leases, which are not (METHOD M2).
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use interlock_core::features::{SameVersion, compare_same_version};
 use interlock_core::identity::{FencingToken, Incarnation, NodeNumber, TopologyVersion};
 use interlock_core::limits::MAX_TOPOLOGY_BYTES;
 use interlock_core::names::RegionName;
-use interlock_core::topology::edit::{EditError, NodeRegistration, empty, register_node};
+use interlock_core::topology::edit::{EditError, NodeRegistration, adopt, empty, register_node};
 use interlock_core::topology::{Node, NodeState, Topology};
 use interlock_rpc::convert::{IntoCore as _, IntoWire as _};
 use interlock_rpc::v1;
 use prost::Message as _;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::failure::Failure;
 use crate::heard_nodes::{Evidence, HeardNodes};
@@ -24,7 +26,7 @@ use crate::leases::{Leases, Liveness};
 use crate::store::document::{Document, DocumentContent, EditDocumentError, OpenDocumentError};
 use crate::store::{ControlPlaneStore, DocumentName};
 
-/// How long an edit waits for nodes that were not heard yet: those that are up call
+/// How long a change waits for nodes that were not heard yet: those that are up call
 /// again within this time after a start. Less than a node waits for its call.
 const HEARING_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -65,8 +67,8 @@ pub(crate) enum ChangeError {
     /// numbers a second time.
     #[error(
         "this control-plane's topology {held} is behind: {evidence}. Its data was lost or \
-         restored from an old copy. Nothing is changed until the newer document is put back into \
-         its data_dir"
+         restored from an old copy. Nothing is changed until `interlock topology adopt` has it go \
+         on from the newest document of the push-nodes"
     )]
     Behind {
         /// What is held here.
@@ -74,15 +76,28 @@ pub(crate) enum ChangeError {
         /// What says so.
         evidence: Evidence,
     },
+    /// A document that is offered to go on from is older than one that is known of: the
+    /// numbers of that one would be given out a second time.
+    #[error(
+        "the topology {offered} is not the newest that there is: {evidence}. Nothing is changed: \
+         have the context name the push-node that holds it, and adopt again; where it is gone for \
+         good, start the control-plane again with --topology-confirmed first"
+    )]
+    NotNewest {
+        /// What is offered.
+        offered: TopologyVersion,
+        /// What says so.
+        evidence: Evidence,
+    },
     /// Nodes that may know more were not heard since the start.
     #[error(
         "this control-plane has not heard {nodes} since it started, who may hold a newer topology \
-         than {held}. Try again when they are connected, or start it with --topology-confirmed if \
-         its data was not restored from an old copy"
+         than {known}. Try again when they are connected, or start it with --topology-confirmed if \
+         they cannot: its data is no old copy, or they are gone for good"
     )]
     NotHeard {
-        /// What is held here.
-        held: TopologyVersion,
+        /// The newest that is known here.
+        known: TopologyVersion,
         /// Their names.
         nodes: String,
     },
@@ -200,48 +215,58 @@ impl Registry {
         waits_for_nodes: impl Fn(&Topology, &Topology) -> bool + Send + Sync + 'static,
         edit: impl Fn(&Topology) -> Result<Topology, EditError> + Send + Sync + 'static,
     ) -> Result<Arc<Topology>, ChangeError> {
+        self.change(move |registry, topology| {
+            let held = topology.version;
+            if let Some(evidence) = registry.evidence_against(topology) {
+                return Err(ChangeError::Behind { held, evidence });
+            }
+            let next = edit(topology)?;
+            // What the document says already takes nothing back.
+            if next.version == held {
+                return Ok(None);
+            }
+            if let Some(nodes) = registry.heard.missing(topology)
+                && waits_for_nodes(topology, &next)
+            {
+                return Err(ChangeError::NotHeard { known: held, nodes });
+            }
+            Ok(Some(next))
+        })
+        .await
+    }
+
+    /// Changes the document, to the end also when the caller goes away; what has to wait
+    /// for nodes is tried again when one of them is heard.
+    async fn change(
+        self: &Arc<Self>,
+        change: impl Fn(&Self, &Topology) -> Result<Option<Topology>, ChangeError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<Arc<Topology>, ChangeError> {
         let registry = Arc::clone(self);
-        let edited = tokio::spawn(async move {
+        let changed = tokio::spawn(async move {
             let deadline = Instant::now() + HEARING_PATIENCE;
+            let mut news = registry.heard.news();
             loop {
-                match registry.edit_to_its_end(&waits_for_nodes, &edit).await {
+                let changed = registry.document.edit(|topology| change(&registry, topology)).await;
+                match registry.outcome(changed) {
                     Err(ChangeError::NotHeard { .. })
-                        if registry.heard.until_all(deadline).await => {}
-                    edited => return edited,
+                        if timeout_at(deadline, news.changed()).await.is_ok() => {}
+                    changed => return changed,
                 }
             }
         });
-        edited.await.unwrap_or_else(|error| {
+        changed.await.unwrap_or_else(|error| {
             self.failure.report(error.to_string());
             Err(ChangeError::OutcomeUnknown(error.to_string()))
         })
     }
 
-    async fn edit_to_its_end(
+    fn outcome(
         &self,
-        waits_for_nodes: impl Fn(&Topology, &Topology) -> bool,
-        edit: impl Fn(&Topology) -> Result<Topology, EditError>,
+        edited: Result<Arc<Topology>, EditDocumentError<ChangeError>>,
     ) -> Result<Arc<Topology>, ChangeError> {
-        let edited = self
-            .document
-            .edit(|topology| {
-                let held = topology.version;
-                if let Some(evidence) = self.evidence_against(topology) {
-                    return Err(ChangeError::Behind { held, evidence });
-                }
-                let next = edit(topology)?;
-                // What the document says already takes nothing back.
-                if next.version == held {
-                    return Ok(None);
-                }
-                if let Some(nodes) = self.heard.missing(topology)
-                    && waits_for_nodes(topology, &next)
-                {
-                    return Err(ChangeError::NotHeard { held, nodes });
-                }
-                Ok(Some(next))
-            })
-            .await;
         match edited {
             Ok(topology) => Ok(topology),
             Err(EditDocumentError::Refused(error)) => Err(error),
@@ -254,6 +279,34 @@ impl Registry {
                 Err(ChangeError::OutcomeUnknown(reason))
             }
         }
+    }
+
+    /// Goes on from a document that nodes hold, under the next generation: for a
+    /// control-plane whose own was lost, or is another one of the same version. What is
+    /// not news to it changes nothing.
+    ///
+    /// The next generation is above all that there was, so nothing tells afterwards that
+    /// a document was not the newest: whoever may know more is heard before.
+    pub(crate) async fn adopt(
+        self: &Arc<Self>,
+        newest: Topology,
+    ) -> Result<Arc<Topology>, ChangeError> {
+        self.change(move |registry, held| {
+            if !is_news(held, &newest) {
+                return Ok(None);
+            }
+            let (next, offered) = (adopt(held, &newest), newest.version);
+            // With the tokens that both have given out.
+            let judged = Topology { version: offered, ..next.clone() };
+            if let Some(evidence) = registry.evidence_against(&judged) {
+                return Err(ChangeError::NotNewest { offered, evidence });
+            }
+            if let Some(nodes) = registry.heard.missing(&newest) {
+                return Err(ChangeError::NotHeard { known: offered, nodes });
+            }
+            Ok(Some(next))
+        })
+        .await
     }
 
     /// Registers a node: durable when it answers.
@@ -296,6 +349,8 @@ impl Registry {
             self.note(&evidence).await;
             held = self.topology().node(number).map_or(held, |node| node.fencing_token);
             if presented > held {
+                // What it knows is noted, and would not be told otherwise.
+                self.heard.hear(number);
                 return Err(RenewError::TokenNeverGiven { evidence, held });
             }
         }
@@ -375,5 +430,15 @@ impl Registry {
     fn leases(&self) -> MutexGuard<'_, Leases> {
         // Nothing between lock and unlock leaves the leases half changed.
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a document says what the held one does not: a newer one, or another one of
+/// its version.
+fn is_news(held: &Topology, offered: &Topology) -> bool {
+    match offered.version.cmp(&held.version) {
+        Ordering::Less => false,
+        Ordering::Equal => compare_same_version(held, offered) != SameVersion::Known,
+        Ordering::Greater => true,
     }
 }

@@ -5,17 +5,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use interlock_core::identity::{FencingToken, Incarnation, NamespaceNumber, NodeNumber};
+use interlock_core::features::FIRST_FEATURE_LEVEL;
+use interlock_core::identity::{
+    FeatureLevel, FencingToken, Incarnation, NamespaceNumber, NodeNumber,
+};
 use interlock_core::limits::{MAX_GROUPS_PER_MESSAGE, MAX_NAMESPACES, MAX_REGIONS};
 use interlock_core::topology::edit::{
-    EditError, NodeRegistration, apply_group, apply_region, create_namespace, record_opened,
-    set_retention, update_namespace,
+    EditError, NodeRegistration, apply_group, apply_group_and_leave, apply_region,
+    create_namespace, leave_mesh, record_left, record_left_by, record_opened, remove_groups,
+    remove_node, remove_region, set_retention, update_namespace,
 };
 use interlock_core::topology::{Retention, Topology};
 use interlock_rpc::convert::identity::{
     group_name, namespace_name, node_name, region_name, topology_version,
 };
-use interlock_rpc::convert::{IntoCore as _, IntoWire as _};
+use interlock_rpc::convert::{IntoCore as _, IntoWire as _, InvalidField};
 use interlock_rpc::services::topology::Service;
 use interlock_rpc::status::{Reason, Refusal, refusal};
 use interlock_rpc::v1;
@@ -37,6 +41,36 @@ pub(crate) struct TopologyService {
 
 type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchTopologyResponse, Status>> + Send>>;
 
+impl TopologyService {
+    /// Takes what a node says of its namespaces into the document.
+    async fn record(
+        &self,
+        node: u32,
+        fencing_token: u64,
+        namespaces: Vec<u32>,
+        edit: impl Fn(
+            &Topology,
+            NodeNumber,
+            FencingToken,
+            &[NamespaceNumber],
+        ) -> Result<Topology, EditError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<Option<v1::TopologyVersion>, Status> {
+        bounded(namespaces.len(), MAX_NAMESPACES, "namespaces")?;
+        let (node, token) = (NodeNumber::new(node), FencingToken::new(fencing_token));
+        let namespaces: Vec<NamespaceNumber> =
+            namespaces.into_iter().map(NamespaceNumber::new).collect();
+        let topology = self
+            .registry
+            .edit_for_node(move |topology| edit(topology, node, token, &namespaces))
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Some(topology.version.into_wire()))
+    }
+}
+
 #[tonic::async_trait]
 impl Service for TopologyService {
     type WatchTopologyStream = WatchStream;
@@ -51,6 +85,7 @@ impl Service for TopologyService {
             region: region_name(&request.region, "region")?,
             replication_address: request.replication_address,
             client_address: request.client_address,
+            feature_level: FeatureLevel::new(request.feature_level).max(FIRST_FEATURE_LEVEL),
         };
         let registered = self
             .registry
@@ -66,6 +101,7 @@ impl Service for TopologyService {
             number = %registered.node.number,
             region = %registered.node.region,
             fencing_token = %registered.node.fencing_token,
+            feature_level = %registered.node.feature_level,
             topology = %registered.topology.version,
             "node registered"
         );
@@ -161,7 +197,10 @@ impl Service for TopologyService {
         let regions = region_names(&request.regions, MAX_REGIONS, "regions")?;
         let topology = self
             .registry
-            .edit(move |topology| apply_group(topology, &name, &regions))
+            .edit(move |topology| match request.leave {
+                true => apply_group_and_leave(topology, &name, &regions),
+                false => apply_group(topology, &name, &regions),
+            })
             .await
             .map_err(Refusal::from)?;
         Ok(Response::new(v1::ApplyGroupResponse { topology: Some(topology.into_wire()) }))
@@ -201,12 +240,18 @@ impl Service for TopologyService {
         let request = request.into_inner();
         let name = namespace_name(&request.name, "name")?;
         let groups = group_names(&request.add_groups, MAX_GROUPS_PER_MESSAGE, "add_groups")?;
+        let removed = &request.remove_groups;
+        let removed = group_names(removed, MAX_GROUPS_PER_MESSAGE, "remove_groups")?;
         let retention = request.retention.map(|given| retention(Some(given))).transpose()?;
         let edited = name.clone();
         let topology = self
             .registry
             .edit(move |topology| {
                 let updated = update_namespace(topology, &edited, &groups, request.disk_cap_bytes)?;
+                let updated = match removed.is_empty() {
+                    true => updated,
+                    false => remove_groups(&updated, &edited, &removed)?,
+                };
                 match retention {
                     Some(retention) => set_retention(&updated, &edited, retention),
                     None => Ok(updated),
@@ -224,20 +269,83 @@ impl Service for TopologyService {
         &self,
         request: Request<v1::RecordNamespaceOpenedRequest>,
     ) -> Result<Response<v1::RecordNamespaceOpenedResponse>, Status> {
+        let v1::RecordNamespaceOpenedRequest { node, fencing_token, namespaces } =
+            request.into_inner();
+        let topology_version = self.record(node, fencing_token, namespaces, record_opened).await?;
+        Ok(Response::new(v1::RecordNamespaceOpenedResponse { topology_version }))
+    }
+
+    async fn record_namespace_left(
+        &self,
+        request: Request<v1::RecordNamespaceLeftRequest>,
+    ) -> Result<Response<v1::RecordNamespaceLeftResponse>, Status> {
+        let v1::RecordNamespaceLeftRequest { node, fencing_token, namespaces, topology_version } =
+            request.into_inner();
+        let by = topology_version
+            .map(|version| version.into_core())
+            .transpose()
+            .map_err(Refusal::from)?;
+        let topology_version = self
+            .record(node, fencing_token, namespaces, move |topology, node, token, namespaces| {
+                match by {
+                    Some(by) => record_left_by(topology, node, token, namespaces, by),
+                    None => record_left(topology, node, token, namespaces),
+                }
+            })
+            .await?;
+        Ok(Response::new(v1::RecordNamespaceLeftResponse { topology_version }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let request = request.into_inner();
-        bounded(request.namespaces.len(), MAX_NAMESPACES, "namespaces")?;
-        let node = NodeNumber::new(request.node);
-        let token = FencingToken::new(request.fencing_token);
-        let namespaces: Vec<NamespaceNumber> =
-            request.namespaces.into_iter().map(NamespaceNumber::new).collect();
+        let name = node_name(&request.name, "name")?;
+        let edited = name.clone();
         let topology = self
             .registry
-            .edit_for_node(move |topology| record_opened(topology, node, token, &namespaces))
+            .edit(move |topology| match request.force {
+                true => remove_node(topology, &edited),
+                false => leave_mesh(topology, &edited),
+            })
             .await
             .map_err(Refusal::from)?;
-        Ok(Response::new(v1::RecordNamespaceOpenedResponse {
+        Ok(Response::new(v1::RemoveNodeResponse {
+            node: topology.node_by_name(&name).map(|node| node.into_wire()),
             topology_version: Some(topology.version.into_wire()),
         }))
+    }
+
+    async fn remove_region(
+        &self,
+        request: Request<v1::RemoveRegionRequest>,
+    ) -> Result<Response<v1::RemoveRegionResponse>, Status> {
+        let name = region_name(&request.into_inner().name, "name")?;
+        let topology = self
+            .registry
+            .edit(move |topology| remove_region(topology, &name))
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Response::new(v1::RemoveRegionResponse {
+            topology_version: Some(topology.version.into_wire()),
+        }))
+    }
+
+    async fn adopt_topology(
+        &self,
+        request: Request<v1::AdoptTopologyRequest>,
+    ) -> Result<Response<v1::AdoptTopologyResponse>, Status> {
+        let given = request.into_inner().topology;
+        let newest = given.ok_or_else(|| InvalidField::missing("topology"))?;
+        let newest = newest.into_core().map_err(|error| error.within("topology"))?;
+        newest.validate().map_err(|error| InvalidField::new("topology", error.to_string()))?;
+        let before = self.registry.topology().version.generation;
+        let topology = self.registry.adopt(newest).await.map_err(Refusal::from)?;
+        if topology.version.generation > before {
+            tracing::warn!(version = %topology.version, "going on from a document of the nodes");
+        }
+        Ok(Response::new(v1::AdoptTopologyResponse { topology: Some(topology.into_wire()) }))
     }
 }
 

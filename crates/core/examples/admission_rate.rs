@@ -16,8 +16,8 @@ use interlock_core::admission::{
 };
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{
-    ChainHash, FencingToken, GroupNumber, Incarnation, Mark, MemberOpening, NamespaceNumber,
-    NodeNumber, PublisherSequence, SessionId, TopologyVersion,
+    ChainHash, FeatureLevel, FencingToken, GroupNumber, Incarnation, Mark, MemberOpening,
+    NamespaceNumber, NodeNumber, PublisherSequence, SessionId, TopologyVersion,
 };
 use interlock_core::message::PublisherPosition;
 use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
@@ -154,6 +154,7 @@ fn topology() -> Topology {
         client_address: String::new(),
         state: NodeState::Active,
         fencing_token: FencingToken::new(0),
+        feature_level: FeatureLevel::new(1),
     };
     Topology {
         version: TopologyVersion { generation: 1, number: 1 },
@@ -171,6 +172,7 @@ fn topology() -> Topology {
             disk_cap_bytes: 0,
             retention: Retention::default(),
             founders: Vec::new(),
+            leaving: Vec::new(),
         }],
     }
 }

@@ -287,6 +287,27 @@ impl Cursor {
         self.drop_needless_overrides(rows);
     }
 
+    /// Passes a message for the rest and for every channel that stands apart: what a
+    /// reader does that has come to it from the furthest back of them all.
+    pub fn pass(&mut self, name: MessageName, rows: &Rows) {
+        self.advance(name, rows);
+        let apart: Vec<ChannelName> = self.overrides.keys().cloned().collect();
+        for channel in &apart {
+            self.advance_channel(channel, name, rows);
+        }
+    }
+
+    /// Whether a message is covered for the rest and for these channels.
+    pub fn covers_for_all<'a>(
+        &self,
+        channels: impl IntoIterator<Item = &'a ChannelName>,
+        name: &MessageName,
+        rows: &Rows,
+    ) -> bool {
+        let mut channels = channels.into_iter();
+        self.covers(name, rows) && channels.all(|channel| self.channel_covers(channel, name, rows))
+    }
+
     /// Positions a channel where `at` has it, whatever the rest does. Refused,
     /// and nothing changed, beyond the limits.
     pub fn start_channel(

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod cursor;
 pub mod delivery;
 pub mod directory;
+pub mod features;
 pub mod identity;
 pub mod limits;
 pub mod message;

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use crate::identity::{FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion};
+use crate::identity::{
+    FeatureLevel, FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion,
+};
 use crate::limits::MAX_GROUPS_PER_MESSAGE;
 use crate::names::{GroupName, NamespaceName, NodeName, RegionName};
 
@@ -53,6 +55,8 @@ pub struct Node {
     pub state: NodeState,
     /// Of its last registration.
     pub fencing_token: FencingToken,
+    /// What its build understood at its last registration.
+    pub feature_level: FeatureLevel,
 }
 
 /// A member a namespace was founded with: it starts ready once.
@@ -84,8 +88,8 @@ pub enum WhenFull {
     /// Publications are refused: nothing is lost.
     #[default]
     Refuse,
-    /// The queue of the member that is furthest behind is released: it gets the
-    /// channels, and a declared hole in place of messages.
+    /// The oldest messages are trimmed, also those that a member has not got: it gets
+    /// the channels, and a declared hole in place of them.
     Release,
 }
 
@@ -105,6 +109,9 @@ pub struct Namespace {
     pub retention: Retention,
     /// Whom it was founded with.
     pub founders: Vec<Founder>,
+    /// Nodes that were members and hand over what they hold: they accept and get
+    /// nothing, and serve until the members have everything.
+    pub leaving: Vec<NodeNumber>,
 }
 
 /// The versioned document of who holds what.
@@ -166,6 +173,14 @@ pub enum TopologyError {
         namespace: NamespaceName,
         /// What it names.
         founder: NodeNumber,
+    },
+    /// A node leaves a namespace that is not there, or that it is a member of.
+    #[error("namespace {namespace} is left by {node}, which is unknown or a member")]
+    Leaving {
+        /// The namespace.
+        namespace: NamespaceName,
+        /// What it names.
+        node: NodeNumber,
     },
     /// A namespace without groups would be nowhere; with too many, its messages
     /// could not name them all.
@@ -247,27 +262,53 @@ impl Topology {
         })
     }
 
+    /// Whether a node hands over what it holds of a namespace, and is no member any
+    /// more.
+    pub fn is_leaving(&self, node: NodeNumber, namespace: NamespaceNumber) -> bool {
+        self.namespace(namespace).is_some_and(|namespace| namespace.leaving.contains(&node))
+            && self.node(node).is_some_and(|node| node.state != NodeState::Removed)
+    }
+
+    /// Whether a node may have a namespace's messages on its disk: a member, or one
+    /// that is leaving.
+    pub fn is_holder(&self, node: NodeNumber, namespace: NamespaceNumber) -> bool {
+        self.is_member(node, namespace) || self.is_leaving(node, namespace)
+    }
+
     /// The namespaces a node is a member of, by ascending number.
     pub fn namespaces_of(&self, node: NodeNumber) -> Vec<NamespaceNumber> {
-        let mut numbers: Vec<NamespaceNumber> = self
-            .namespaces
-            .iter()
-            .map(|namespace| namespace.number)
-            .filter(|namespace| self.is_member(node, *namespace))
-            .collect();
+        self.namespaces_where(|namespace| self.is_member(node, namespace))
+    }
+
+    /// The namespaces that a node may have messages of, by ascending number.
+    pub fn namespaces_held_by(&self, node: NodeNumber) -> Vec<NamespaceNumber> {
+        self.namespaces_where(|namespace| self.is_holder(node, namespace))
+    }
+
+    fn namespaces_where(
+        &self,
+        is_asked_for: impl Fn(NamespaceNumber) -> bool,
+    ) -> Vec<NamespaceNumber> {
+        let numbers = self.namespaces.iter().map(|namespace| namespace.number);
+        let mut numbers: Vec<NamespaceNumber> = numbers.filter(|it| is_asked_for(*it)).collect();
         numbers.sort_unstable();
         numbers
     }
 
     /// The nodes that share at least one namespace with a node, without itself,
-    /// by ascending number: whom it replicates with.
+    /// by ascending number: whom it replicates with. Two that both leave have
+    /// nothing to give each other.
     pub fn peers_of(&self, node: NodeNumber) -> Vec<&Node> {
-        let namespaces = self.namespaces_of(node);
+        let held = self.namespaces_held_by(node);
+        let share = |peer: NodeNumber, namespace: NamespaceNumber| {
+            self.is_holder(peer, namespace)
+                && (self.is_member(peer, namespace) || self.is_member(node, namespace))
+        };
         let mut peers: Vec<&Node> = self
             .nodes
             .iter()
             .filter(|peer| peer.number != node)
-            .filter(|peer| namespaces.iter().any(|name| self.is_member(peer.number, *name)))
+            .filter(|peer| held.iter().any(|namespace| share(peer.number, *namespace)))
             .collect();
         peers.sort_unstable_by_key(|peer| peer.number);
         peers
@@ -288,7 +329,8 @@ impl Topology {
             }
         }
         for node in &self.nodes {
-            if !regions.contains(&node.region) {
+            // A region may be given up once all its nodes are removed.
+            if node.state != NodeState::Removed && !regions.contains(&node.region) {
                 return Err(unknown("node", node.name.as_str(), &node.region));
             }
         }
@@ -321,11 +363,17 @@ impl Topology {
                 group: group.clone(),
             });
         }
-        match namespace.founders.iter().find(|founder| self.node(founder.node).is_none()) {
-            Some(founder) => Err(TopologyError::UnknownFounder {
-                namespace: namespace.name.clone(),
-                founder: founder.node,
-            }),
+        let name = || namespace.name.clone();
+        if let Some(unknown) =
+            namespace.founders.iter().find(|founder| self.node(founder.node).is_none())
+        {
+            return Err(TopologyError::UnknownFounder { namespace: name(), founder: unknown.node });
+        }
+        let is_wrong = |node: &&NodeNumber| {
+            self.node(**node).is_none() || self.is_member(**node, namespace.number)
+        };
+        match namespace.leaving.iter().find(is_wrong) {
+            Some(node) => Err(TopologyError::Leaving { namespace: name(), node: *node }),
             None => Ok(()),
         }
     }
@@ -382,6 +430,7 @@ mod tests {
             client_address: format!("{name}:7000"),
             state,
             fencing_token: FencingToken::new(1),
+            feature_level: FeatureLevel::new(1),
         }
     }
 
@@ -396,6 +445,7 @@ mod tests {
             disk_cap_bytes: 0,
             retention: Retention::default(),
             founders: Vec::new(),
+            leaving: Vec::new(),
         }
     }
 
@@ -455,7 +505,7 @@ mod tests {
     #[test]
     fn documents_that_contradict_themselves_are_refused() {
         type Break = fn(&mut Topology);
-        let cases: [(Break, &str); 10] = [
+        let cases: [(Break, &str); 12] = [
             (|it| it.regions.push(it.regions[0].clone()), "region \"eu\" appears twice"),
             (|it| it.groups[0].number = GroupNumber::new(1), "group \"europe\" appears twice"),
             (|it| it.nodes[1].name = it.nodes[0].name.clone(), "node \"us-1\" appears twice"),
@@ -477,6 +527,14 @@ mod tests {
                     it.namespaces[0].founders.push(founder);
                 },
                 "namespace prices has the unknown founder 9",
+            ),
+            (
+                |it| it.namespaces[0].leaving.push(NodeNumber::new(9)),
+                "namespace prices is left by 9, which is unknown or a member",
+            ),
+            (
+                |it| it.namespaces[0].leaving.extend([2, 3].map(NodeNumber::new)),
+                "namespace prices is left by 3, which is unknown or a member",
             ),
         ];
         assert_eq!(example().validate(), Ok(()));

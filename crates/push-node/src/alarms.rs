@@ -1,10 +1,11 @@
 //! What an operator has to look at: raised where it is found, shown by status
 //! and metrics until it is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use interlock_core::clock::WallTime;
+use interlock_core::identity::{Incarnation, LogName, MemberOpening, NamespaceNumber, NodeNumber};
 
 /// What is wrong. The name is stable, for alerts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +28,10 @@ pub enum AlarmKind {
     PeerRefused,
     /// Messages of a kind that this build does not know.
     UnknownKind,
+    /// A peer holds the same messages and stays with other channels.
+    Divergence,
+    /// Stored data is not what was written, or cannot be read.
+    DamagedData,
 }
 
 impl AlarmKind {
@@ -42,8 +47,15 @@ impl AlarmKind {
             Self::Fenced => "fenced",
             Self::PeerRefused => "peer_refused",
             Self::UnknownKind => "unknown_kind",
+            Self::Divergence => "divergence",
+            Self::DamagedData => "damaged_data",
         }
     }
+}
+
+/// What a conflict of contents is about: it is over when this one member agrees.
+fn conflict_subject(log: &LogName, peer: NodeNumber) -> String {
+    format!("{log} at node {peer}")
 }
 
 /// One alarm.
@@ -63,6 +75,10 @@ pub struct Alarm {
 #[derive(Debug, Default)]
 pub struct Alarms {
     raised: Mutex<BTreeMap<(AlarmKind, String), Alarm>>,
+    /// The members that hold other content, and of which logs.
+    conflicts: Mutex<BTreeSet<(NodeNumber, LogName)>>,
+    /// The openings of the members that were heard last.
+    peers: Mutex<BTreeMap<NodeNumber, Incarnation>>,
 }
 
 const LOCK: &str = "no holder of the alarms' lock panics";
@@ -94,6 +110,53 @@ impl Alarms {
         }
     }
 
+    /// Raises the alarm of a log of which a member holds other content.
+    pub fn raise_conflict(&self, now: WallTime, log: &LogName, peer: NodeNumber, detail: &str) {
+        self.conflicts.lock().expect(LOCK).insert((peer, *log));
+        self.raise(now, AlarmKind::ContentConflict, &conflict_subject(log, peer), detail);
+    }
+
+    /// Whether some member holds other content of a log.
+    pub fn is_in_conflict(&self, log: &LogName) -> bool {
+        self.conflicts.lock().expect(LOCK).iter().any(|(_, other)| other == log)
+    }
+
+    /// Ends the conflicts that are none any more: with a member that has opened its
+    /// database anew, which a repair needs, or that holds the log no longer.
+    fn end_conflicts(&self, is_over: impl Fn(NodeNumber, &LogName) -> bool) {
+        let mut over = Vec::new();
+        self.conflicts.lock().expect(LOCK).retain(|(peer, log)| {
+            let stays = !is_over(*peer, log);
+            if !stays {
+                over.push(conflict_subject(log, *peer));
+            }
+            stays
+        });
+        for subject in over {
+            self.clear(AlarmKind::ContentConflict, &subject);
+        }
+    }
+
+    /// A member is there, with this opening. What was in conflict with an older one is
+    /// compared anew: a repair needs an opening.
+    pub fn peer_opened(&self, peer: &MemberOpening) {
+        let before = self.peers.lock().expect(LOCK).insert(peer.node, peer.incarnation);
+        if before.is_some_and(|before| before != peer.incarnation) {
+            self.end_conflicts(|node, _| node == peer.node);
+        }
+    }
+
+    /// The topology has changed: who holds a namespace no longer is in conflict with
+    /// nobody there.
+    pub fn holders_changed(&self, is_holder: impl Fn(NodeNumber, NamespaceNumber) -> bool) {
+        self.end_conflicts(|peer, log| !is_holder(peer, log.namespace));
+    }
+
+    /// Whether an alarm is up.
+    pub fn is_up(&self, kind: AlarmKind, subject: &str) -> bool {
+        self.raised.lock().expect(LOCK).contains_key(&(kind, subject.to_owned()))
+    }
+
     /// All alarms that are up, by kind.
     pub fn list(&self) -> Vec<Alarm> {
         self.raised.lock().expect(LOCK).values().cloned().collect()
@@ -102,7 +165,51 @@ impl Alarms {
 
 #[cfg(test)]
 mod tests {
+    use interlock_core::identity::{PathName, ShardNumber};
+
     use super::*;
+
+    const PEER: NodeNumber = NodeNumber::new(2);
+
+    fn log(namespace: u32) -> LogName {
+        let path = PathName {
+            namespace: NamespaceNumber::new(namespace),
+            shard: ShardNumber::new(0),
+            origin: NodeNumber::new(1),
+        };
+        path.log(Incarnation::new(1).expect("not zero"))
+    }
+
+    fn opened(incarnation: u64) -> MemberOpening {
+        let incarnation = Incarnation::new(incarnation).expect("not zero");
+        MemberOpening { node: PEER, incarnation, opened_from: None }
+    }
+
+    #[test]
+    fn a_conflict_ends_with_the_opening_of_the_member() {
+        let alarms = Alarms::default();
+        alarms.peer_opened(&opened(1));
+        alarms.raise_conflict(WallTime::new(1), &log(1), PEER, "other content");
+        alarms.raise(WallTime::new(1), AlarmKind::LowSpace, "disk", "a");
+        assert!(alarms.is_in_conflict(&log(1)) && !alarms.is_in_conflict(&log(2)));
+        alarms.peer_opened(&opened(1));
+        assert!(alarms.is_in_conflict(&log(1)), "it is the same opening");
+        alarms.peer_opened(&opened(2));
+        assert!(!alarms.is_in_conflict(&log(1)));
+        assert_eq!(alarms.list().len(), 1, "the disk's stays");
+    }
+
+    #[test]
+    fn a_conflict_ends_when_the_member_holds_it_no_more() {
+        let alarms = Alarms::default();
+        alarms.raise_conflict(WallTime::new(1), &log(1), PEER, "other content");
+        alarms.raise_conflict(WallTime::new(1), &log(2), PEER, "other content");
+        alarms.holders_changed(|node, namespace| {
+            node == PEER && namespace == NamespaceNumber::new(2)
+        });
+        assert!(!alarms.is_in_conflict(&log(1)) && alarms.is_in_conflict(&log(2)));
+        assert_eq!(alarms.list().len(), 1);
+    }
 
     #[test]
     fn an_alarm_keeps_its_beginning() {

@@ -103,6 +103,10 @@ struct Flags {
     /// system's.
     #[arg(long, env = "INTERLOCK_SOURCE_CA")]
     source_ca: Option<PathBuf>,
+    /// Say that this node understands no more than an older build, so that it can be
+    /// put back.
+    #[arg(long, env = "INTERLOCK_FEATURE_LEVEL")]
+    feature_level: Option<u32>,
     /// Log lines: text or json.
     #[arg(long, env = "INTERLOCK_LOG_FORMAT")]
     log_format: Option<LogFormat>,

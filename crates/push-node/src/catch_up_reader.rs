@@ -228,7 +228,6 @@ impl CatchUpReader {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use interlock_core::admission::AppendEntry;
     use interlock_core::clock::WallTime;
@@ -318,7 +317,7 @@ mod tests {
         }
 
         fn reader(self) -> CatchUpReader {
-            CatchUpReader::new(Arc::new(self.storage), self.ranges, &self.rows)
+            CatchUpReader::new(Storage::share(self.storage).0, self.ranges, &self.rows)
         }
     }
 

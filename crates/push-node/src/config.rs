@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use interlock_core::features::{FEATURE_LEVEL, FIRST_FEATURE_LEVEL};
+use interlock_core::identity::FeatureLevel;
 use interlock_core::names::{NameError, NodeName, RegionName};
 use interlock_rpc::tls::{TlsClientConfig, TlsConfig};
 use interlock_telemetry::LogFormat;
@@ -57,6 +59,11 @@ pub struct Config {
     pub source_ca: Option<PathBuf>,
     /// The bound on fetching one source.
     pub source_timeout_milliseconds: u64,
+    /// What the node says that it understands, if that is to be less than its build
+    /// does: so that nothing new is used, and a build of that level can still take its
+    /// place (docs/runbook/upgrade.md).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feature_level: Option<u32>,
     /// Text or JSON log lines.
     pub log_format: LogFormat,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -97,6 +104,12 @@ pub struct Limits {
     pub max_followers: usize,
     /// Publish streams of all clients together.
     pub max_publish_streams: usize,
+    /// How fast stored data is read again in the background, to find damage; 0 is not
+    /// at all.
+    pub scrub_bytes_per_second: u64,
+    /// Between the beginnings of two passes over all stored data, unless the first
+    /// takes longer.
+    pub scrub_interval_seconds: u64,
 }
 
 impl Default for Config {
@@ -118,6 +131,7 @@ impl Default for Config {
             allow_private_sources: false,
             source_redirects: 0,
             source_ca: None,
+            feature_level: None,
             source_timeout_milliseconds: 10_000,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
@@ -142,6 +156,8 @@ impl Default for Limits {
             drain_milliseconds: 10_000,
             max_followers: 10_000,
             max_publish_streams: 10_000,
+            scrub_bytes_per_second: 8 * MEBIBYTE,
+            scrub_interval_seconds: 24 * 60 * 60,
         }
     }
 }
@@ -156,6 +172,14 @@ pub enum ConfigError {
         key: &'static str,
         /// What is wrong.
         source: NameError,
+    },
+    /// A level that this build does not have.
+    #[error("feature_level: this build understands 1 to {newest}, not {level}")]
+    FeatureLevel {
+        /// What was given.
+        level: u32,
+        /// What this build understands.
+        newest: u32,
     },
     /// Neither a control-plane nor a topology file, or both.
     #[error("exactly one of control_plane and topology_file must be given")]
@@ -189,6 +213,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// What the node says that it understands.
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.feature_level.map_or(FEATURE_LEVEL, FeatureLevel::new)
+    }
+
     /// Checks what types cannot.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.node_name()?;
@@ -199,10 +228,19 @@ impl Config {
         if self.bootstrap && self.topology_file.is_none() {
             return Err(ConfigError::Bootstrap);
         }
+        if let Some(level) = self.feature_level {
+            let range = FIRST_FEATURE_LEVEL.get()..=FEATURE_LEVEL.get();
+            if !range.contains(&level) {
+                return Err(ConfigError::FeatureLevel { level, newest: FEATURE_LEVEL.get() });
+            }
+        }
         self.check_advertised()?;
         let limit = |key, reason| Err(ConfigError::Limit { key, reason });
         if self.limits.writer_queue_bytes < 4 << 20 {
             return limit("writer_queue_bytes", "less than the largest frame, 4 MiB");
+        }
+        if self.limits.scrub_interval_seconds == 0 {
+            return limit("scrub_interval_seconds", "0: passes would follow without a pause");
         }
         if self.limits.replication_free_bytes > self.limits.publication_free_bytes {
             return limit(
@@ -258,6 +296,11 @@ impl Limits {
     /// How long a call without a deadline waits for peers.
     pub fn default_deadline(&self) -> Duration {
         Duration::from_millis(self.default_deadline_milliseconds)
+    }
+
+    /// Between the beginnings of two passes over all stored data.
+    pub fn scrub_interval(&self) -> Duration {
+        Duration::from_secs(self.scrub_interval_seconds)
     }
 
     /// How long an end of the process waits for what is under way.
@@ -326,6 +369,10 @@ mod tests {
         assert!(matches!(both.validate(), Err(ConfigError::TopologySource)));
         let founder = Config { bootstrap: true, ..good() };
         assert!(matches!(founder.validate(), Err(ConfigError::Bootstrap)));
+        let mut restless = good();
+        restless.limits.scrub_interval_seconds = 0;
+        let refused = restless.validate().expect_err("it would never pause").to_string();
+        assert!(refused.starts_with("limits.scrub_interval_seconds"), "{refused}");
         let nameless = Config { node: String::new(), ..good() };
         assert!(matches!(nameless.validate(), Err(ConfigError::Name { key: "node", .. })));
     }

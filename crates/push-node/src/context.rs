@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use interlock_core::admission::ClosedReason;
-use interlock_core::identity::{
-    FeatureLevel, FencingToken, MemberOpening, MessageName, NamespaceNumber,
-};
+use interlock_core::identity::{FencingToken, MemberOpening, MessageName, NamespaceNumber};
 use interlock_core::names::{NodeName, RegionName};
 use interlock_core::replication::frames::Member;
 use interlock_core::topology::Namespace;
@@ -17,21 +15,25 @@ use tokio::sync::{broadcast, watch};
 use tonic::Status;
 
 use crate::alarms::Alarms;
+use crate::bringing_back::BringingBackBoard;
 use crate::channel_segments::ChannelSegments;
 use crate::config::Config;
 use crate::delivery_service::GatewayCount;
+use crate::departures::DepartureBoard;
 use crate::directories::Directories;
+use crate::divergence::DivergenceBoard;
 use crate::durable_state::DurableState;
 use crate::failure::FailureWatch;
 use crate::metrics::NodeMetrics;
 use crate::node_clock::NodeClock;
+use crate::open_node::Reopening;
 use crate::origin_news::OriginNewsBoard;
 use crate::outbound_links::OutboundLinks;
 use crate::peer_lag::LagBoard;
 use crate::projector::{ChannelNews, ProjectorWork};
 use crate::readiness::ReadinessBoard;
 use crate::replication_hub::ReplicationHub;
-use crate::running::ReleaseGuard;
+use crate::scrub_progress::ScrubBoard;
 use crate::source_fetcher::SourceFetcher;
 use crate::space_watch::SpaceBoard;
 use crate::stored_messages::Storage;
@@ -39,9 +41,6 @@ use crate::tasks::TaskSet;
 use crate::topology_state::TopologyState;
 use crate::work_queue::WorkQueue;
 use crate::writer_commands::{LogWriter, WriterCommand};
-
-/// Which messages and frames this build understands.
-pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel::new(1);
 
 /// See the module's page.
 pub struct NodeContext {
@@ -71,8 +70,12 @@ pub struct NodeContext {
     pub news: Arc<OriginNewsBoard>,
     /// Where it may accept.
     pub readiness: ReadinessBoard,
+    /// What peers' digests say against this node's.
+    pub divergence: DivergenceBoard,
     /// The disk's space.
     pub space: SpaceBoard,
+    /// How the reading of all stored data goes.
+    pub scrub: ScrubBoard,
     /// Sources of channels.
     pub sources: SourceFetcher,
     /// Who watches channels.
@@ -91,14 +94,20 @@ pub struct NodeContext {
     pub tasks: TaskSet,
     /// Set when the node takes nothing any more.
     pub draining: watch::Sender<bool>,
+    /// Whether the database is to be closed and opened anew.
+    pub reopen: watch::Sender<Option<Reopening>>,
+    /// The turn of the one repair that is being noted.
+    pub repairing: Arc<tokio::sync::Mutex<()>>,
+    /// What a repair took off and is still to be published again.
+    pub bringing_back: BringingBackBoard,
+    /// How far the node has got in leaving namespaces.
+    pub departures: DepartureBoard,
     /// Whether the control-plane was reached.
     pub control_plane_connected: AtomicBool,
     /// Publications accepted since the start.
     pub publications: AtomicU64,
-    /// The disk; let go of before the guard below.
+    /// The disk.
     pub storage: Storage,
-    /// Tells that nothing holds the disk any more.
-    pub _released: ReleaseGuard,
 }
 
 /// Who a node is.

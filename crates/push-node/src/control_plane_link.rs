@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use interlock_core::identity::{
-    FencingToken, Incarnation, NamespaceNumber, NodeNumber, TopologyVersion,
+    FeatureLevel, FencingToken, Incarnation, NamespaceNumber, NodeNumber, TopologyVersion,
 };
 use interlock_core::topology::Topology;
 use interlock_rpc::channel::{Backoff, ChannelError, EndpointConfig};
@@ -16,12 +16,13 @@ use interlock_rpc::convert::{IntoCore as _, IntoWire as _, InvalidField};
 use interlock_rpc::status::{Reason, reason_of};
 use interlock_rpc::{services, v1};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::config::Config;
-use crate::context::{FEATURE_LEVEL, NodeContext};
+use crate::context::NodeContext;
+use crate::departures::Left;
 use crate::failure::NodeFailure;
 use crate::fencing::fence;
 use crate::tasks::until_set;
@@ -33,6 +34,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const RENEWALS_PER_LEASE: u32 = 3;
 /// Never more often than this, whatever lease is given.
 const LEAST_RENEWAL: Duration = Duration::from_millis(200);
+/// What is left is recorded again after this time, if it still has to be.
+const LEFT_AGAIN: Duration = Duration::from_secs(2);
 
 type Client = services::topology::Client<Channel>;
 
@@ -92,6 +95,8 @@ pub struct RegistrationRequest {
     pub incarnation: Incarnation,
     /// The newest topology it has.
     pub topology_version: TopologyVersion,
+    /// What it says that it understands.
+    pub feature_level: FeatureLevel,
 }
 
 /// A client of the configured control-plane.
@@ -113,7 +118,7 @@ pub async fn register(
         client_address: request.client_address.clone(),
         incarnation: request.incarnation.get(),
         topology_version: Some(request.topology_version.into_wire()),
-        feature_level: FEATURE_LEVEL.get(),
+        feature_level: request.feature_level.get(),
     };
     let answer = client
         .register_node(bounded(request))
@@ -150,6 +155,8 @@ pub struct ControlPlaneLink {
     pub recorded: mpsc::UnboundedSender<NamespaceNumber>,
     /// Those that could not be recorded yet.
     pub unrecorded: BTreeSet<NamespaceNumber>,
+    /// Namespaces that are drained and have to be recorded as left.
+    pub left: watch::Receiver<Left>,
 }
 
 /// Why one round of the link ended.
@@ -250,10 +257,12 @@ impl ControlPlaneLink {
             &mut self.unrecorded,
             &self.recorded,
         );
+        let leaving = report_left(&context, self.client.clone(), token, &mut self.left);
         tokio::select! {
             end = renewing => end,
             status = watching => RoundEnd::Lost(status),
             status = reporting => RoundEnd::Lost(status),
+            status = leaving => RoundEnd::Lost(status),
         }
     }
 }
@@ -326,14 +335,7 @@ async fn report_opened(
     recorded: &mpsc::UnboundedSender<NamespaceNumber>,
 ) -> Status {
     loop {
-        let Some(namespace) = unrecorded.first().copied() else {
-            match opened.recv().await {
-                Some(namespace) => drop(unrecorded.insert(namespace)),
-                // The readiness task has ended: nothing more is opened.
-                None => std::future::pending().await,
-            }
-            continue;
-        };
+        let namespace = next_unrecorded(opened, unrecorded).await;
         let request = v1::RecordNamespaceOpenedRequest {
             node: context.me().node.get(),
             fencing_token: token.get(),
@@ -345,5 +347,58 @@ async fn report_opened(
         unrecorded.remove(&namespace);
         // The readiness task lives as long as the node.
         let _ = recorded.send(namespace);
+    }
+}
+
+/// Records namespaces as left for as long as the topology lists them as being left: a
+/// control-plane that was restored may have forgotten it again.
+async fn report_left(
+    context: &NodeContext,
+    mut client: Client,
+    token: FencingToken,
+    left: &mut watch::Receiver<Left>,
+) -> Status {
+    loop {
+        let Left { namespaces, topology } = left.borrow_and_update().clone();
+        if namespaces.is_empty() {
+            match left.changed().await {
+                Ok(()) => continue,
+                // The task that tells has ended: nothing more comes.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        let request = v1::RecordNamespaceLeftRequest {
+            node: context.me().node.get(),
+            fencing_token: token.get(),
+            namespaces: namespaces.iter().map(|namespace| namespace.get()).collect(),
+            topology_version: Some(topology.into_wire()),
+        };
+        // What it answers comes as a newer topology.
+        match client.record_namespace_left(bounded(request)).await {
+            Ok(_) => {}
+            // By the newer document it may be a member again.
+            Err(status) if reason_of(&status) == Some(Reason::TopologyBehind) => {}
+            Err(status) => return status,
+        }
+        // Nobody tells when the newest document still lists it.
+        let _ = tokio::time::timeout(LEFT_AGAIN, left.changed()).await;
+    }
+}
+
+/// The next namespace to record: one that is left from before, or one that is told.
+async fn next_unrecorded(
+    told: &mut mpsc::UnboundedReceiver<NamespaceNumber>,
+    unrecorded: &mut BTreeSet<NamespaceNumber>,
+) -> NamespaceNumber {
+    if let Some(namespace) = unrecorded.first() {
+        return *namespace;
+    }
+    match told.recv().await {
+        Some(namespace) => {
+            unrecorded.insert(namespace);
+            namespace
+        }
+        // The task that tells has ended: nothing more comes.
+        None => std::future::pending().await,
     }
 }

@@ -208,7 +208,7 @@ impl Feed {
                 ranges.push(LogRange { log: *log, from, through });
             }
         }
-        let storage = Arc::clone(&self.sources.storage);
+        let storage = self.sources.storage.clone();
         let mut reader = CatchUpReader::new(storage, ranges, &self.rows);
         loop {
             let found =
@@ -246,7 +246,10 @@ impl Feed {
                 JournalRead::Behind => return Ok(false),
                 JournalRead::Segments { segments, next } => {
                     for segment in &segments {
-                        self.take_segment(segment);
+                        match segment.is_hole() {
+                            true => self.take_hole(segment).await?,
+                            false => self.take_segment(segment),
+                        }
                         self.flush_if_full().await?;
                     }
                     position = next;
@@ -271,20 +274,37 @@ impl Feed {
         }
     }
 
-    fn take_segment(&mut self, segment: &Segment) {
+    /// What of a segment the reader has not gone through and is to go through.
+    fn part_of(&mut self, segment: &Segment) -> Option<(MessageNumber, MessageNumber)> {
         if self.request.excluded.contains(&segment.log.origin) {
-            return;
+            return None;
         }
         if !self.rows.contains(&segment.log) {
             self.rows = self.sources.durable.rows();
         }
         let next = self.next_of(&segment.log);
         let limit = self.limit_of(&segment.log).unwrap_or(segment.last.m_id);
-        let first = next.max(segment.first);
-        let last = limit.min(segment.last.m_id);
-        if last < first {
-            return;
+        let (first, last) = (next.max(segment.first), limit.min(segment.last.m_id));
+        (first <= last).then_some((first, last))
+    }
+
+    /// Tells what this node lacks too, at its place: what comes behind it would cover
+    /// it otherwise.
+    async fn take_hole(&mut self, hole: &Segment) -> Result<(), FeedEnd> {
+        let Some((from, through)) = self.part_of(hole) else { return Ok(()) };
+        let log = hole.log;
+        self.flush().await?;
+        if self.told_rows.insert(log) {
+            let row = self.rows.get(&log).map(|row| row.clone().into_wire());
+            let run =
+                v1::FollowRun { log: Some(log.into_wire()), row, through: 0, sends: Vec::new() };
+            self.send(Body::Batch(v1::FollowBatch { runs: vec![run] })).await?;
         }
+        self.tell_missing(LogRange { log, from, through }).await
+    }
+
+    fn take_segment(&mut self, segment: &Segment) {
+        let Some((first, last)) = self.part_of(segment) else { return };
         self.passed.insert(segment.log, last);
         let count = last.next().since(first) as usize;
         let directory = self.sources.directory.clone();
@@ -313,12 +333,15 @@ impl Feed {
 
     /// How far the start covers a log, for the channel that is the furthest back.
     fn start_of(&self, log: &LogName) -> MessageNumber {
-        let apart = self
-            .start
-            .overridden_channels()
-            .filter(|channel| self.request.filter.matches(channel.as_str()))
-            .map(|channel| self.start.channel_position_of(channel, log, &self.rows));
+        let apart = self.apart();
+        let apart = apart.map(|channel| self.start.channel_position_of(channel, log, &self.rows));
         apart.chain([self.start.position_of(log, &self.rows)]).min().unwrap_or_default()
+    }
+
+    /// The channels asked for that stand apart at the start.
+    fn apart(&self) -> impl Iterator<Item = &ChannelName> {
+        let apart = self.start.overridden_channels();
+        apart.filter(|channel| self.request.filter.matches(channel.as_str()))
     }
 
     fn limit_of(&self, log: &LogName) -> Option<MessageNumber> {
@@ -376,7 +399,7 @@ impl Feed {
             Until::Cursor(until) => until
                 .tips()
                 .filter(|tip| !self.request.excluded.contains(&tip.log.origin))
-                .all(|tip| self.cursor.covers(&tip, &self.rows)),
+                .all(|tip| self.cursor.covers_for_all(self.apart(), &tip, &self.rows)),
         }
     }
 
@@ -427,7 +450,7 @@ impl Feed {
         for run in runs {
             let row = if self.told_rows.insert(run.log) { self.rows.get(&run.log) } else { None };
             let name = MessageName { log: run.log, m_id: run.through };
-            self.cursor.advance(name, &self.rows);
+            self.cursor.pass(name, &self.rows);
             shown += run.sends.len();
             wire.push(v1::FollowRun {
                 log: Some(run.log.into_wire()),

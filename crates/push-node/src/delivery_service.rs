@@ -59,7 +59,7 @@ impl Service for DeliveryServer {
         })?;
         let sources = FeedSources {
             durable: Arc::clone(&context.durable),
-            storage: Arc::clone(&context.storage),
+            storage: context.storage.clone(),
             directory: context.directories.namespace(namespace.number),
             channel_segments: context.channel_segments.clone(),
             news: Arc::clone(&context.news),

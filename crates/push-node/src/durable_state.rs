@@ -20,8 +20,12 @@ pub struct DurableLog {
     pub durable: Mark,
     /// How far the projections have seen it: what followers are shown.
     pub applied: MessageNumber,
-    /// The last trimmed message.
-    pub floor: MessageNumber,
+    /// The last message that is not held: trimmed, or in a hole. From behind it on the
+    /// log is offered as whole.
+    pub last_missing: MessageNumber,
+    /// The last message that is trimmed here. Between it and a hole messages may still be
+    /// held.
+    pub trimmed: MessageNumber,
 }
 
 /// What somebody has seen of a log.
@@ -108,24 +112,32 @@ impl DurableState {
         if let Some(row) = row {
             inner.enter(row);
         }
-        if let Some(log) = inner.logs.get_mut(log) {
-            log.durable = through;
-            log.floor = through.m_id;
+        if let Some(held) = inner.logs.get_mut(log) {
+            let hole = Segment::hole(*log, held.durable, through);
+            held.durable = through;
+            held.last_missing = through.m_id;
+            inner.tail.push(Arc::new(hole));
         }
     }
 
     /// A trim has moved a log's floor: it is offered anew.
-    pub fn note_trimmed(&self, log: &LogName, floor: MessageNumber) {
+    pub fn note_trimmed(&self, log: &LogName, through: MessageNumber) {
         if let Some(log) = self.write().logs.get_mut(log) {
-            log.floor = floor.max(log.floor);
+            log.trimmed = through.max(log.trimmed);
+            log.last_missing = through.max(log.last_missing);
         }
         self.wake_durable();
     }
 
     /// The projections have gone over a hole.
     pub fn note_hole_applied(&self, log: &LogName, through: MessageNumber) {
-        if let Some(log) = self.write().logs.get_mut(log) {
-            log.applied = through.max(log.applied);
+        {
+            let mut inner = self.write();
+            if let Some(log) = inner.logs.get_mut(log) {
+                log.applied = through.max(log.applied);
+            }
+            let end = inner.applied_ends.entry(log.namespace).or_default();
+            *end = end.next();
         }
         self.applied_changes.send_modify(|change| *change += 1);
     }
@@ -191,7 +203,7 @@ impl DurableState {
         let inner = self.read();
         let mut advanced = Vec::new();
         for (name, log) in &inner.logs {
-            let now = SeenLog { durable: log.durable.m_id, floor: log.floor };
+            let now = SeenLog { durable: log.durable.m_id, floor: log.last_missing };
             if seen.get(name) != Some(&now) && choose(name) {
                 seen.insert(*name, now);
                 advanced.push(log.clone());
@@ -279,8 +291,13 @@ impl Inner {
         let start = Mark { m_id: row.first_m_id().previous(), hash: row.start_hash() };
         Arc::make_mut(&mut self.rows).insert(row.clone()).expect("admission checked the row");
         let name = row.log;
-        let log =
-            DurableLog { row, durable: start, applied: start.m_id, floor: MessageNumber::ZERO };
+        let log = DurableLog {
+            row,
+            durable: start,
+            applied: start.m_id,
+            last_missing: MessageNumber::ZERO,
+            trimmed: MessageNumber::ZERO,
+        };
         self.logs.insert(name, log);
     }
 }

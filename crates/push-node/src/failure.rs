@@ -26,6 +26,12 @@ pub enum NodeFailure {
     /// A thread or task that the node cannot do without has panicked.
     #[error("{0} has ended unexpectedly")]
     Panicked(&'static str),
+    /// The database was closed to be opened anew, and was not.
+    #[error("the database cannot be opened anew: {0}")]
+    NotReopened(String),
+    /// The node has left the mesh: all is handed over and nothing is left to do.
+    #[error("{0}")]
+    Left(String),
     /// A listener cannot go on.
     #[error("the server failed: {0}")]
     Server(String),

@@ -15,6 +15,11 @@ pub fn fence(context: &NodeContext, detail: &str) {
     context.begin_drain();
 }
 
+/// Whether this process has given way to another one of its name.
+pub fn is_fenced(context: &NodeContext) -> bool {
+    context.alarms.is_up(AlarmKind::Fenced, context.name().as_str())
+}
+
 /// Compares the token of this process with the one that the topology knows.
 pub fn check_topology(context: &NodeContext, topology: &Topology) {
     let held = context.identity.fencing_token.load(Ordering::Relaxed);

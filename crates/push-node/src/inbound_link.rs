@@ -9,10 +9,10 @@ use interlock_core::clock::Moment;
 use interlock_core::identity::{LogName, Mark, NamespaceNumber, NodeNumber};
 use interlock_core::limits::WINDOW_BYTES;
 use interlock_core::replication::frames::{
-    Heartbeat, Hello, LogOffer, PROTOCOL_VERSION, ReceiverFrame, SenderFrame, Welcome,
+    Heartbeat, Hello, LogOffer, NackReason, PROTOCOL_VERSION, ReceiverFrame, SenderFrame, Welcome,
 };
 use interlock_core::replication::peer_receiver::{
-    PeerReceiver, ReceiverAction, ReceiverConfig, ReceiverDisconnect,
+    PeerReceiver, ReceiverAction, ReceiverConfig, ReceiverDisconnect, SubmissionOutcome,
 };
 use interlock_core::replication::rows::Row;
 use interlock_core::replication::timing::SILENCE_LIMIT;
@@ -26,7 +26,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::alarms::AlarmKind;
-use crate::context::{FEATURE_LEVEL, NodeContext};
+use crate::context::NodeContext;
+use crate::divergence::hear_digests;
 use crate::durable_state::SeenLog;
 use crate::outbound_link::greeting::digests;
 use crate::own_marks::OwnMarks;
@@ -177,6 +178,7 @@ impl Link {
                 },
                 answer = self.answers.recv() => {
                     if let Some(SubmissionAnswer { log, outcome }) = answer {
+                        self.note_conflict(&log, &outcome);
                         self.receiver.handle_outcome(context.clock.moment(), &log, outcome);
                     }
                 }
@@ -262,9 +264,16 @@ impl Link {
             }
             ReceiverAction::PeerIntroduced(hello) => self.introduce(hello).await?,
             ReceiverAction::PeerClock(wall) => self.hear_clock(wall)?,
+            ReceiverAction::PeerDigests(digests) => {
+                if let Some(peer) = &self.peer {
+                    hear_digests(&self.context, peer.node, &peer.name, &digests);
+                }
+            }
             ReceiverAction::Offered { peer, offers } => self.take_offers(peer, offers).await?,
             ReceiverAction::Submit(frame) => {
-                let command = WriterCommand::Receive(frame, self.answers_sender.clone());
+                let Some(peer) = &self.peer else { return Ok(()) };
+                let answer = self.answers_sender.clone();
+                let command = WriterCommand::Receive(peer.node, frame, answer);
                 self.context.writer.submit(command).await.map_err(ending_status)?;
             }
             ReceiverAction::SubmitHole(hole) => {
@@ -298,6 +307,15 @@ impl Link {
         Ok(())
     }
 
+    fn note_conflict(&self, log: &LogName, outcome: &SubmissionOutcome) {
+        let Some(peer) = &self.peer else { return };
+        if let SubmissionOutcome::Nack { reason: NackReason::ContentDiffers, detail, .. } = outcome
+        {
+            let now = self.context.clock.wall();
+            self.context.alarms.raise_conflict(now, log, peer.node, detail);
+        }
+    }
+
     /// Checks who calls, and answers with what this node holds.
     async fn introduce(&mut self, hello: Hello) -> Result<(), Status> {
         let context = Arc::clone(&self.context);
@@ -323,6 +341,7 @@ impl Link {
         context.alarms.clear(AlarmKind::PeerRefused, member.name.as_str());
         context.clock.check_peer(&context.alarms, member.name.as_str(), hello.wall_clock);
         context.news.introduced(member.opening);
+        context.alarms.peer_opened(&member.opening);
         let marks = self.marks_for(&topology, peer);
         let welcome = Welcome {
             protocol_version: PROTOCOL_VERSION,
@@ -331,7 +350,7 @@ impl Link {
             marks,
             namespaces: digests(&context, peer).await.map_err(ending_status)?,
             window_bytes: WINDOW_BYTES,
-            feature_level: FEATURE_LEVEL,
+            feature_level: context.config.feature_level(),
             wall_clock: context.clock.wall(),
         };
         self.receiver.accept(self.now(), welcome);
@@ -340,7 +359,7 @@ impl Link {
 
     /// The durable marks of all logs that the peer may know of.
     fn marks_for(&self, topology: &Topology, peer: NodeNumber) -> Vec<(LogName, Mark)> {
-        let logs = self.context.durable.logs(|log| topology.is_member(peer, log.namespace));
+        let logs = self.context.durable.logs(|log| topology.is_holder(peer, log.namespace));
         logs.into_iter().map(|log| (log.row.log, log.durable)).collect()
     }
 
@@ -351,7 +370,7 @@ impl Link {
             .into_iter()
             .filter(|offer| {
                 let namespace = offer.log.namespace;
-                topology.is_member(me, namespace) && topology.is_member(peer, namespace)
+                topology.is_member(me, namespace) && topology.is_holder(peer, namespace)
             })
             .collect();
         let tips: Vec<_> = offers.iter().map(|offer| (offer.log, offer.tip)).collect();
@@ -396,7 +415,7 @@ impl Link {
         let Some(peer) = self.peer.as_ref().map(|peer| peer.node) else { return };
         let topology = self.context.topology.current();
         let advanced = self.context.durable.collect_advanced(&mut self.acknowledged, |log| {
-            topology.is_member(peer, log.namespace)
+            topology.is_holder(peer, log.namespace)
         });
         let marks: Vec<(LogName, Mark)> =
             advanced.into_iter().map(|log| (log.row.log, log.durable)).collect();

@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use interlock_core::admission::{
     Admission, AppendEntry, BaseRefusal, ClosedReason, FrameOutcome, HoleOutcome, MarkFinding,
-    Published,
+    Published, Standing,
 };
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{
     ChainHash, LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber,
 };
-use interlock_core::replication::frames::{BaseEntries, Frame, Hole, NackReason};
+use interlock_core::replication::frames::{BaseEntries, Frame, Hole};
 use interlock_core::replication::log_table::ChainHistory;
 use interlock_core::replication::peer_receiver::SubmissionOutcome;
 use interlock_core::replication::rows::Row;
@@ -54,7 +54,8 @@ pub struct AppendedBatch {
     pub entries: Vec<AppendEntry>,
     /// When this node made the batch.
     pub arrived_at: WallTime,
-    /// When the batch's received messages were accepted by their origins, by log.
+    /// When the batch's received messages were accepted by their origins, and who
+    /// sent them, by log.
     pub accepted: BTreeMap<LogName, Accepted>,
     /// Moves over what no member has any more, before the messages.
     pub holes: Vec<(Option<Row>, LogName, Mark)>,
@@ -214,13 +215,14 @@ impl LogWriterThread {
 
     fn carry_out(&mut self, now: WallTime, command: WriterCommand) -> Result<(), StorageError> {
         match command {
-            WriterCommand::Publish(publications, order, answer) => {
+            WriterCommand::Publish(standing, publications, order, answer) => {
                 if !order.is_refused() {
-                    self.publish(now, publications, &order, answer);
+                    self.publish(standing, now, publications, &order, answer);
                 }
             }
-            WriterCommand::OpenSession(namespace, bits, resume, answer) => {
-                let opened = self.parts.admission.open_session(now, namespace, bits, resume);
+            WriterCommand::OpenSession(standing, namespace, bits, resume, answer) => {
+                let admission = &mut self.parts.admission;
+                let opened = admission.open_session_as(standing, now, namespace, bits, resume);
                 self.batch.answers.push(Answer::Session(answer, opened));
             }
             WriterCommand::Edit(edit, answer) => {
@@ -231,7 +233,9 @@ impl LogWriterThread {
                 });
                 self.batch.answers.push(Answer::Edit(answer, Box::new(edited)));
             }
-            WriterCommand::Receive(frame, answer) => self.receive(now, &frame, answer),
+            WriterCommand::Receive(peer, frame, answer) => {
+                self.receive(now, peer, &frame, answer)?;
+            }
             WriterCommand::ReceiveHole(hole, row, answer) => {
                 self.receive_hole(now, &hole, row.as_ref(), answer)?;
             }
@@ -268,6 +272,7 @@ impl LogWriterThread {
 
     fn publish(
         &mut self,
+        standing: Standing,
         now: WallTime,
         publications: Vec<interlock_core::admission::NewPublication>,
         order: &FrameOrder,
@@ -277,7 +282,7 @@ impl LogWriterThread {
         let mut answer = PublishAnswer { ranges: Vec::new(), refusal: None, topology };
         self.batch.entries.reserve(publications.len());
         for publication in publications {
-            match self.parts.admission.publish(now, publication) {
+            match self.parts.admission.publish_as(standing, now, publication) {
                 Ok(Published::Stored { name, entry }) => {
                     self.batch.entries.push(entry);
                     answer.push(Some(name), false);
@@ -297,16 +302,23 @@ impl LogWriterThread {
     fn receive(
         &mut self,
         now: WallTime,
+        peer: NodeNumber,
         frame: &Frame,
         sender: mpsc::UnboundedSender<SubmissionAnswer>,
-    ) {
+    ) -> Result<(), StorageError> {
+        // A batch says of each log who sent it: what another one sends is the next batch.
+        let before = self.batch.accepted.get(&frame.log);
+        if before.is_some_and(|before| before.server != Some(peer)) {
+            self.append(now)?;
+        }
         let history = StoredHistory(self.parts.storage.as_ref());
         let outcome = match self.parts.admission.receive(now, frame, &history) {
             FrameOutcome::Appended { entries, clock_far_off, .. } => {
                 let first_at = now.minus_milliseconds(frame.age_milliseconds);
                 let by = now.minus_milliseconds(frame.last_age_milliseconds);
-                let accepted =
-                    self.batch.accepted.entry(frame.log).or_insert(Accepted { first_at, by });
+                let server = Some(peer);
+                let accepted = Accepted { first_at, by, server };
+                let accepted = self.batch.accepted.entry(frame.log).or_insert(accepted);
                 accepted.by = accepted.by.max(by);
                 self.batch.entries.extend(entries);
                 if clock_far_off {
@@ -315,16 +327,11 @@ impl LogWriterThread {
                 SubmissionOutcome::Appended
             }
             FrameOutcome::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
-            FrameOutcome::Nack(nack) => {
-                if nack.reason == NackReason::ContentDiffers {
-                    self.raise_conflict(now, &frame.log, &nack.detail);
-                }
-                SubmissionOutcome::Nack {
-                    expected: nack.expected,
-                    reason: nack.reason,
-                    detail: nack.detail,
-                }
-            }
+            FrameOutcome::Nack(nack) => SubmissionOutcome::Nack {
+                expected: nack.expected,
+                reason: nack.reason,
+                detail: nack.detail,
+            },
             FrameOutcome::Refused(refused) => {
                 SubmissionOutcome::Refused { version: refused.version }
             }
@@ -335,6 +342,7 @@ impl LogWriterThread {
         };
         let answer = SubmissionAnswer { log: frame.log, outcome };
         self.batch.answers.push(Answer::Submission(sender, answer));
+        Ok(())
     }
 
     fn receive_hole(
@@ -400,7 +408,7 @@ impl LogWriterThread {
             match self.parts.admission.examine_mark(log, *mark, &history) {
                 MarkFinding::Consistent(_) => {}
                 MarkFinding::Differs(reason) => {
-                    self.raise_conflict(now, log, &format!("node {peer}: {reason}"));
+                    self.parts.alarms.raise_conflict(now, log, peer, &reason.to_string());
                 }
                 MarkFinding::ResumedFromSnapshot => {
                     let ours = self.parts.admission.logs().get(log).map(|held| held.appended);
@@ -451,10 +459,6 @@ impl LogWriterThread {
     fn raise_clock(&self, now: WallTime, origin: NodeNumber) {
         let detail = "its stamps are more than a minute ahead of this node's clock";
         self.parts.alarms.raise(now, AlarmKind::ClockFarOff, &format!("node {origin}"), detail);
-    }
-
-    fn raise_conflict(&self, now: WallTime, log: &LogName, detail: &str) {
-        self.parts.alarms.raise(now, AlarmKind::ContentConflict, &log.to_string(), detail);
     }
 
     fn report_snapshot(&self, log: &LogName, theirs: Mark, ours: Mark) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use interlock_push_node::arguments::{Arguments, Command};
-use interlock_push_node::{FAILURE_EXIT_CODE, PushNode};
+use interlock_push_node::{FAILURE_EXIT_CODE, NodeFailure, PushNode, StartError};
 use interlock_rpc::process::{StopSignals, explained};
 use interlock_telemetry::TelemetryConfig;
 
@@ -44,7 +44,14 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut stop = StopSignals::new().context("waiting for signals")?;
 
     let mut running = tokio::select! {
-        started = PushNode::start(config) => started?,
+        started = PushNode::start(config) => match started {
+            // Nothing is left to do, and starting again would change nothing.
+            Err(left @ StartError::Left { .. }) => {
+                tracing::info!("{left}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            started => started?,
+        },
         // Still waiting for a control-plane, for example.
         () = stop.received() => return Ok(ExitCode::SUCCESS),
     };
@@ -63,6 +70,11 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 // Whoever asks a second time does not want to wait.
                 () = stop.received() => tracing::warn!("ending at once"),
             }
+            ExitCode::SUCCESS
+        }
+        Some(NodeFailure::Left(left)) => {
+            tracing::info!("{left}");
+            running.abort().await;
             ExitCode::SUCCESS
         }
         Some(failure) => {

@@ -42,6 +42,12 @@ pub struct NodeMetrics {
     pub undeliverable: Counters<1>,
     /// Messages delivered to followers.
     pub delivered: Counter,
+    /// Bytes that were read again to find damage.
+    pub scrub_read_bytes: Counter,
+    /// Times that all stored data was read again.
+    pub scrub_passes: Counter,
+    /// Damage found by that, each time anew.
+    pub scrub_findings: Counter,
     /// Sources fetched, by outcome.
     pub source_fetches: Counters<1>,
 }
@@ -118,6 +124,16 @@ impl NodeMetrics {
             ),
             delivered: registry
                 .counter("delivered_messages", "Messages handed to followers of this node"),
+            scrub_read_bytes: registry.counter(
+                "scrub_read_bytes",
+                "Bytes of stored data that were read again to find damage, before compression",
+            ),
+            scrub_passes: registry
+                .counter("scrub_passes", "Times that all stored data was read again"),
+            scrub_findings: registry.counter(
+                "scrub_findings",
+                "Damage that was found by reading stored data again, counted in each pass",
+            ),
             source_fetches: registry.counters(
                 "source_fetches",
                 "Fetches of channel content from the web origin",

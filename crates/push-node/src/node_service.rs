@@ -6,7 +6,7 @@ use std::time::Duration;
 use interlock_core::identity::{LogName, MessageNumber};
 use interlock_core::limits::MAX_VERIFIED_LOGS;
 use interlock_rpc::convert::identity::namespace_name;
-use interlock_rpc::convert::{IntoCore as _, InvalidField};
+use interlock_rpc::convert::{IntoCore as _, IntoWire as _, InvalidField};
 use interlock_rpc::services::node::Service;
 use interlock_rpc::status::{Reason, refusal};
 use interlock_rpc::v1;
@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::context::NodeContext;
 use crate::drain::until_drained;
 use crate::refusals::{ending_status, storage_status};
+use crate::repairing::{Repair, RepairError, repair, taken_into_wire};
 use crate::status::node_status;
 use crate::verification::{VerifyError, hashes_at, verify};
 
@@ -83,6 +84,39 @@ impl Service for NodeServer {
         })?;
         Ok(Response::new(verified))
     }
+
+    async fn get_node_topology(
+        &self,
+        _: Request<v1::GetNodeTopologyRequest>,
+    ) -> Result<Response<v1::GetNodeTopologyResponse>, Status> {
+        let topology = self.context.topology.current();
+        let topology = Some(topology.as_ref().into_wire());
+        Ok(Response::new(v1::GetNodeTopologyResponse { topology }))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<v1::RepairRequest>,
+    ) -> Result<Response<v1::RepairResponse>, Status> {
+        let request = request.into_inner();
+        let dry_run = request.dry_run;
+        let repaired = repair(&self.context, Repair::of(request)?, dry_run).await;
+        let taken = repaired.map_err(|error| repair_status(&error))?;
+        let taken = taken.iter().map(taken_into_wire).collect();
+        Ok(Response::new(v1::RepairResponse { taken }))
+    }
+}
+
+fn repair_status(error: &RepairError) -> Status {
+    let reason = match error {
+        RepairError::Own(_) | RepairError::NotHeld { .. } | RepairError::Leaving(_) => {
+            Reason::NotRepairable
+        }
+        RepairError::Fenced => Reason::Fenced,
+        RepairError::Noted | RepairError::UnderWay { .. } => Reason::RepairUnderWay,
+        RepairError::Storage(error) => return storage_status(error),
+    };
+    refusal(reason, error.to_string()).into()
 }
 
 /// The messages whose chain hashes are asked for.

@@ -63,7 +63,7 @@ pub struct Projected {
 
 impl Projected {
     /// Stores what was built so far: only then it need not be in memory.
-    fn store(&mut self, storage: &dyn LogStorage) -> Result<(), StorageError> {
+    pub fn store(&mut self, storage: &dyn LogStorage) -> Result<(), StorageError> {
         let Self { directories, publishers, channel_index, .. } = self;
         for (kind, position, changes) in [
             (ProjectionKind::Directory, directories.position(), directories.take_changes()),
@@ -73,6 +73,13 @@ impl Projected {
             storage.store_projection(kind, &position, &changes)?;
         }
         Ok(())
+    }
+
+    /// Moves over messages that the log no longer has, as its hole in the middle.
+    fn skip(&mut self, log: &LogName, through: MessageNumber) {
+        self.directories.skip(log, through);
+        self.publishers.skip(log, through);
+        self.channel_index.skip(log, through);
     }
 
     /// The directories, for admission.
@@ -123,7 +130,12 @@ pub(crate) fn rebuild_storing_every(
         }
         let sessions_from = publishers.position_of(&name);
         let from = from.max(log.row.first_m_id().previous()).next();
+        let mut next = from;
         for_each_message(storage, name, from, log.mark.m_id, |name, head| {
+            if name.m_id > next {
+                projected.skip(&name.log, name.m_id.previous());
+            }
+            next = name.m_id.next();
             let Projected { directories, publishers, channel_index, sessions } = &mut projected;
             directories.apply(name, head);
             publishers.apply(name, head);
@@ -138,15 +150,15 @@ pub(crate) fn rebuild_storing_every(
             }
             Ok(())
         })?;
+        if next <= log.last_missing {
+            projected.skip(&log.row.log, log.last_missing);
+        }
     }
     Ok(projected)
 }
 
 fn projected_log(log: &RecoveredLog) -> ProjectedLog {
-    let start = log.row.first_m_id().previous();
-    // The point before the first message is no loss.
-    let floor = if log.floor.m_id > start { log.floor.m_id } else { MessageNumber::ZERO };
-    ProjectedLog { log: log.row.log, floor, held: log.mark.m_id }
+    ProjectedLog::new(&log.row, log.floor.m_id, log.last_missing, log.mark.m_id)
 }
 
 fn open_projection<P: Projection>(

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use interlock_core::clock::{Moment, WallTime};
 use interlock_core::identity::LogName;
+use interlock_core::replication::base_sending::{BaseCause, BaseSending, cause_of_base};
 use interlock_core::replication::frames::{
     Heartbeat, Hole, LogOffer, NackReason, NamespaceDigest, ReceiverFrame, SenderFrame,
 };
@@ -28,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use self::base_sending::BaseSending;
+use self::base_sending::next_page;
 use self::greeting::{GreetAgain, greeting, shared_and_ready};
 use crate::alarms::AlarmKind;
 use crate::context::NodeContext;
@@ -166,6 +167,8 @@ struct Link {
     ready: watch::Receiver<u64>,
     /// The namespaces that the greeting was about.
     greeted: Vec<NamespaceDigest>,
+    /// The last digests that heartbeats have told.
+    told_digests: u64,
 }
 
 impl Link {
@@ -203,6 +206,7 @@ impl Link {
             bases: BaseSending::default(),
             ready,
             greeted,
+            told_digests: 0,
         })
     }
 
@@ -212,6 +216,8 @@ impl Link {
         let mut durable = context.durable.watch_durable();
         let mut topology = context.topology.watch();
         let mut ready = self.ready.clone();
+        let mut owing = context.divergence.watch_owing();
+        owing.mark_changed();
         let mut greet_again = GreetAgain::default();
         let mut status_tick = tokio::time::interval(STATUS_INTERVAL);
         topology.mark_changed();
@@ -264,6 +270,14 @@ impl Link {
                     }
                     greet_again = GreetAgain::default();
                 }
+                changed = owing.changed() => match changed {
+                    Ok(()) => {
+                        for namespace in context.divergence.take_owed(self.peer.number) {
+                            self.bases.need(namespace);
+                        }
+                    }
+                    Err(_) => return Err(LinkEnd::Stopped),
+                },
                 fact = self.stream.next_fact() => match fact {
                     Some(RelayedFact { fact, awaited }) => {
                         if let Some(fact) = self.fact_for_peer(fact) {
@@ -298,6 +312,9 @@ impl Link {
     fn handle_frame(&mut self, frame: v1::ReplicateResponse) -> Result<(), LinkEnd> {
         self.context.news.heard(self.peer.number);
         let frame: ReceiverFrame = frame.into_core().map_err(LinkEnd::Unreadable)?;
+        if let Some((log, takes)) = frame.takes() {
+            self.stream.peer_takes(&log, takes);
+        }
         self.sender.handle_frame(self.now(), frame);
         Ok(())
     }
@@ -311,7 +328,10 @@ impl Link {
             SenderAction::Transmit(frame) => self.transmit(frame)?,
             SenderAction::TransmitHeartbeat => {
                 let wall_clock = self.context.clock.wall();
-                self.transmit(SenderFrame::Heartbeat(Heartbeat::at(wall_clock)))?;
+                let shared = shared_and_ready(&self.context, self.peer.number);
+                let may_know = |namespace| shared.contains(&namespace);
+                let namespaces = self.context.divergence.news(&mut self.told_digests, may_know);
+                self.transmit(SenderFrame::Heartbeat(Heartbeat { wall_clock, namespaces }))?;
             }
             SenderAction::ReadAndSend {
                 log,
@@ -336,6 +356,7 @@ impl Link {
                 self.status.set(LinkState::Replicating, "");
                 self.context.alarms.clear(AlarmKind::PeerRefused, self.peer.name.as_str());
                 self.context.news.introduced(welcome.member.opening);
+                self.context.alarms.peer_opened(&welcome.member.opening);
                 self.check_clock(welcome.wall_clock);
                 if self.own_marks.hear(self.peer.number, &welcome.marks)? {
                     self.context.hub.record(&welcome.fact(), true);
@@ -367,12 +388,7 @@ impl Link {
                     self.peer.name
                 );
                 let now = self.context.clock.wall();
-                self.context.alarms.raise(
-                    now,
-                    AlarmKind::ContentConflict,
-                    &log.to_string(),
-                    &detail,
-                );
+                self.context.alarms.raise_conflict(now, &log, self.peer.number, &detail);
                 let me = self.context.me();
                 let is_own = log.origin == me.node && log.incarnation == me.incarnation;
                 if is_own && reason == NackReason::ContentDiffers {
@@ -423,11 +439,8 @@ impl Link {
     fn compare_namespaces(&mut self, theirs: &[NamespaceDigest]) {
         for ours in &self.greeted {
             let namespace = ours.namespace;
-            let Some(theirs) = theirs.iter().find(|theirs| theirs.namespace == namespace) else {
-                self.bases.need(namespace);
-                continue;
-            };
-            if theirs.tips == ours.tips && theirs.state != ours.state {
+            let Some(cause) = cause_of_base(ours, theirs) else { continue };
+            if cause == BaseCause::StateDiffers {
                 let name = self.context.namespace_name(namespace);
                 tracing::warn!(
                     peer = %self.peer.name,
@@ -435,8 +448,8 @@ impl Link {
                     "the peer holds the same messages and other channels: it gets ours to merge"
                 );
                 self.context.metrics.divergences.with([name]).increment();
-                self.bases.need(namespace);
             }
+            self.bases.need(namespace);
         }
     }
 
@@ -468,11 +481,12 @@ impl Link {
 
     /// Sends one page of the base that is due. `false` when none is.
     async fn send_base_page(&mut self) -> Result<bool, LinkEnd> {
-        let Some(page) = self.bases.next_page(&self.context).await? else { return Ok(false) };
+        let Some(page) = next_page(&mut self.bases, &self.context).await? else { return Ok(false) };
         let (namespace, is_last) = (page.namespace, page.last);
         self.transmit(SenderFrame::BaseEntries(page))?;
         if is_last {
             self.sender.handle_base_sent(self.now(), namespace);
+            self.context.divergence.base_sent(self.peer.number, namespace);
         }
         Ok(true)
     }
@@ -523,7 +537,7 @@ impl Link {
         mut fact: interlock_core::replication::frames::Fact,
     ) -> Option<interlock_core::replication::frames::Fact> {
         let topology = self.context.topology.current();
-        fact.marks.retain(|(log, _)| topology.is_member(self.peer.number, log.namespace));
+        fact.marks.retain(|(log, _)| topology.is_holder(self.peer.number, log.namespace));
         (!fact.marks.is_empty()).then_some(fact)
     }
 
@@ -533,7 +547,12 @@ impl Link {
 }
 
 fn offer_of(log: DurableLog) -> LogOffer {
-    LogOffer { log: log.row.log, parents: log.row.parents, tip: log.durable, floor: log.floor }
+    LogOffer {
+        log: log.row.log,
+        parents: log.row.parents,
+        tip: log.durable,
+        floor: log.last_missing,
+    }
 }
 
 fn closed_by_peer() -> LinkEnd {

@@ -7,16 +7,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use interlock_core::directory::{DirectoryChange, DirectoryEntry, LostOperation};
 use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber, NodeNumber};
 use interlock_core::message::{MessageHead, MessageKind};
 use interlock_core::names::ChannelName;
-use interlock_core::projection::channel_index::{
-    contents_through, decode_trim_point, is_within_floor, trim_point_key,
-};
-use interlock_core::projection::{LoadError, Projection, PublishersProjection};
+use interlock_core::projection::{Projection, PublishersProjection, trimmable_through};
 use interlock_core::replication::frames::{BaseEntries, TrimPoint};
+use interlock_storage::stored_index::{stored_contents, stored_trim_point, unreadable_index};
 use interlock_storage::{ProjectionKind, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
 
@@ -175,7 +172,7 @@ impl Projector {
         })
     }
 
-    /// Merges a part of a base; stores all of it durably when it is the last.
+    /// Merges a part of a base and stores it durably; the last one is answered.
     fn merge_base(
         &mut self,
         peer: NodeNumber,
@@ -189,14 +186,14 @@ impl Projector {
             let entries = directory.iter().filter_map(|bytes| DirectoryEntry::decode(bytes).ok());
             entries.flat_map(|entry| projection.merge_entry(namespace, entry)).collect::<Vec<_>>()
         });
-        self.tell(namespace, changes);
         for point in &trim_points {
-            let held = self.stored_trim_point(point)?;
-            self.channel_segments.write(|index| index.merge_trim_point(point, held));
+            self.merge_trim_point(point)?;
         }
+        // What is shown as deleted stays so: a page is durable before it is told.
+        self.store()?;
+        self.storage.sync_projections()?;
+        self.tell(namespace, changes);
         if last {
-            self.store()?;
-            self.storage.sync_projections()?;
             // A writer that is ending takes over nothing more.
             let _ = self.writer.tell(WriterCommand::BaseStored(peer, namespace));
             // A link that has ended asks for it again on its next stream.
@@ -205,78 +202,60 @@ impl Projector {
         Ok(count)
     }
 
-    fn stored_trim_point(&self, point: &TrimPoint) -> Result<Option<MessageNumber>, StorageError> {
-        let key = trim_point_key(point);
-        let found = self.storage.scan_projection(ProjectionKind::ChannelIndex, &key, None, 1)?;
-        let stored = found.first().map(|(key, value)| decode_trim_point(key, value));
-        Ok(stored.transpose().map_err(unreadable_index)?.map(|name| name.m_id))
+    fn merge_trim_point(&self, point: &TrimPoint) -> Result<(), StorageError> {
+        let held = stored_trim_point(self.storage.as_ref(), point)?;
+        self.channel_segments.write(|index| index.merge_trim_point(point, held));
+        Ok(())
     }
 
     /// Trims logs, each only as far as all projections have come and as nothing is
     /// beyond this build. First what the index keeps of the trimmed messages is
-    /// stored, then messages and floor go in one durable write.
+    /// stored, then messages and floor go in one durable write. A log that cannot be read
+    /// is an alarm until a trim of it succeeds.
     fn trim(&mut self, logs: &[(LogName, MessageNumber)]) -> Result<u64, StorageError> {
         for (log, wished) in logs {
-            let through = self.trimmable_through(log, *wished);
-            if self.durable.log(log).is_none_or(|held| through <= held.floor) {
-                continue;
+            let subject = format!("trimming {log}");
+            match self.trim_log(log, *wished) {
+                Ok(()) => self.alarms.clear(AlarmKind::DamagedData, &subject),
+                // What cannot be read stays; the node would only end again at the next look
+                // if it ended for that.
+                Err(StorageError::Read { what, detail }) => {
+                    let detail = format!("a trim cannot read {what}: {detail}");
+                    let now = self.clock.wall();
+                    self.alarms.raise(now, AlarmKind::DamagedData, &subject, &detail);
+                }
+                Err(error) => return Err(error),
             }
-            let contents = self.contents_through(log, through)?;
-            let trimmed = self.channel_segments.write(|index| index.trim(log, through, contents));
-            trimmed.map_err(unreadable_index)?;
-            self.store()?;
-            let floor = self.storage.trim(log, through)?;
-            self.durable.note_trimmed(log, floor.m_id);
-            self.metrics.trims.increment();
-            // A writer that is ending decides nothing more.
-            let _ = self.writer.tell(WriterCommand::Trimmed(*log, floor));
         }
         Ok(0)
     }
 
-    fn trimmable_through(&self, log: &LogName, wished: MessageNumber) -> MessageNumber {
-        let mut through = wished;
-        self.directories.read(|projection| {
-            through = through.min(projection.position_of(log));
-            let beyond = projection.unprojected().find(|(name, ..)| *name == log);
-            if let Some((_, first, _)) = beyond {
-                through = through.min(first.previous());
-            }
-        });
-        if log.origin == self.me {
-            through = through.min(self.publishers.position_of(log));
+    fn trim_log(&mut self, log: &LogName, wished: MessageNumber) -> Result<(), StorageError> {
+        let through = self.trimmable_through(log, wished);
+        if self.durable.log(log).is_none_or(|held| through <= held.trimmed) {
+            return Ok(());
         }
-        self.channel_segments.write(|index| through.min(index.position_of(log)))
+        let contents = stored_contents(self.storage.as_ref(), log, through)?;
+        let trimmed = self.channel_segments.write(|index| index.trim(log, through, contents));
+        for point in trimmed.map_err(unreadable_index)? {
+            // A base may have said more of what is still held here.
+            self.merge_trim_point(&point)?;
+        }
+        self.store()?;
+        let floor = self.storage.trim(log, through)?;
+        self.durable.note_trimmed(log, floor.m_id);
+        self.metrics.trims.increment();
+        // A writer that is ending decides nothing more.
+        let _ = self.writer.tell(WriterCommand::Trimmed(*log, floor));
+        Ok(())
     }
 
-    /// What the stored index has of a log up to the segment of a new floor.
-    fn contents_through(
-        &self,
-        log: &LogName,
-        floor: MessageNumber,
-    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        const CONTENTS_AT_A_TIME: usize = 1024;
-        let scan = contents_through(log);
-        let mut contents: Vec<(Bytes, Bytes)> = Vec::new();
-        loop {
-            let after = contents.last().map(|(key, _)| key.clone());
-            let page = self.storage.scan_projection(
-                ProjectionKind::ChannelIndex,
-                &scan.prefix,
-                after.as_deref(),
-                CONTENTS_AT_A_TIME,
-            )?;
-            let read = page.len();
-            for (key, value) in page {
-                if !is_within_floor(&key, floor).map_err(unreadable_index)? {
-                    return Ok(contents);
-                }
-                contents.push((key, value));
-            }
-            if read < CONTENTS_AT_A_TIME {
-                return Ok(contents);
-            }
-        }
+    fn trimmable_through(&self, log: &LogName, wished: MessageNumber) -> MessageNumber {
+        self.directories.read(|directories| {
+            self.channel_segments.write(|index| {
+                trimmable_through(self.me, log, wished, directories, &self.publishers, index)
+            })
+        })
     }
 
     fn apply_segment(&mut self, segment: &Segment) -> u64 {
@@ -322,9 +301,15 @@ impl Projector {
             return;
         }
         let namespace = self.namespace_name(segment.log.namespace);
+        let relay = segment.accepted.server.filter(|server| *server != segment.log.origin);
+        let topology = self.topology.current();
+        let relayed_by = relay.map(|number| {
+            topology.node(number).map_or(number.to_string(), |it| it.name.to_string())
+        });
         let mut m_id = segment.first;
         for bytes in &segment.sends {
-            trace_received(&namespace, &MessageName { log: segment.log, m_id }, bytes);
+            let name = MessageName { log: segment.log, m_id };
+            trace_received(&namespace, &name, bytes, relayed_by.as_deref());
             m_id = m_id.next();
         }
     }
@@ -367,10 +352,6 @@ impl Projector {
             self.channel_segments.write(|index| (index.position(), index.take_changes()));
         self.storage.store_projection(ProjectionKind::ChannelIndex, &position, &changes)
     }
-}
-
-fn unreadable_index(error: LoadError) -> StorageError {
-    StorageError::Read { what: "the channel index", detail: error.to_string() }
 }
 
 fn passed_over(directory: Option<&interlock_core::directory::Directory>) -> u64 {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use interlock_core::admission::{NewPublication, ResumeSession};
+use interlock_core::admission::{NewPublication, ResumeSession, Standing};
 use interlock_core::identity::{MessageName, NamespaceNumber, PublisherSequence, SessionId};
 use interlock_core::limits::MAX_IN_FLIGHT_PUBLICATIONS;
 use interlock_core::message::PublisherPosition;
@@ -70,7 +70,8 @@ impl Service for PublishServer {
         let resume = resume_of(&request)?;
         let (sender, receiver) = oneshot::channel();
         let bits = self.context.random_bits();
-        let command = WriterCommand::OpenSession(namespace.number, bits, resume, sender);
+        let command =
+            WriterCommand::OpenSession(Standing::Member, namespace.number, bits, resume, sender);
         self.context.writer.submit(command).await.map_err(|_| ending_status())?;
         let opened = receiver
             .await

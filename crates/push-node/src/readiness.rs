@@ -40,6 +40,16 @@ impl ReadinessBoard {
         self.changes.subscribe()
     }
 
+    /// Only a member is ready.
+    fn retain(&self, member_of: &[NamespaceNumber]) {
+        let mut ready = self.ready.write().expect(LOCK);
+        let before = ready.len();
+        ready.retain(|namespace| member_of.contains(namespace));
+        if ready.len() != before {
+            self.changes.send_modify(|change| *change += 1);
+        }
+    }
+
     fn insert(&self, namespace: NamespaceNumber) {
         if self.ready.write().expect(LOCK).insert(namespace) {
             self.changes.send_modify(|change| *change += 1);
@@ -89,7 +99,11 @@ impl ReadinessTask {
         let mut ending = self.context.tasks.ending();
         loop {
             let newest = topology.borrow_and_update().clone();
-            for namespace in newest.namespaces_of(self.context.me().node) {
+            let member_of = newest.namespaces_of(self.context.me().node);
+            // Whoever is a member again is decided about again.
+            self.known.retain(|namespace| member_of.contains(namespace));
+            self.context.readiness.retain(&member_of);
+            for namespace in member_of {
                 if self.known.insert(namespace) {
                     self.decide(&newest, namespace, &inputs).await?;
                 }
@@ -170,6 +184,7 @@ impl ReadinessTask {
     }
 }
 
-fn document_of(namespace: NamespaceNumber) -> String {
+/// Where it is kept that this node has been ready in a namespace.
+pub fn document_of(namespace: NamespaceNumber) -> String {
     format!("ready/{namespace}")
 }

@@ -16,6 +16,7 @@ use interlock_core::names::RegionName;
 use interlock_core::replication::acknowledgements::{
     Acknowledgements, MemberRecord, QueuedLog, Recorded,
 };
+use interlock_core::replication::departure::{self, LeftLog};
 use interlock_core::replication::frames::{Fact, LogOffer};
 use interlock_core::replication::log_sources::{LogSources, WantChange};
 use tokio::sync::{Notify, mpsc, watch};
@@ -180,6 +181,7 @@ impl ReplicationHub {
         let stream = self.next_stream();
         let mut state = self.lock();
         state.acknowledgements.handle_connecting(peer);
+        self.takes_nothing(&mut state, peer);
         for fact in state.acknowledgements.facts() {
             if fact.opening.node != peer {
                 facts.put(fact, false);
@@ -198,7 +200,23 @@ impl ReplicationHub {
         if state.outbound.get(&peer).is_some_and(|outbound| outbound.stream == stream) {
             state.outbound.remove(&peer);
             state.acknowledgements.handle_disconnected(peer);
+            self.takes_nothing(&mut state, peer);
         }
+    }
+
+    fn peer_takes(&self, peer: NodeNumber, stream: StreamNumber, log: &LogName, takes: bool) {
+        let mut state = self.lock();
+        if state.outbound.get(&peer).is_some_and(|outbound| outbound.stream == stream) {
+            state.sources.peer_takes(self.clock.moment(), peer, log, takes);
+            self.dispatch(&mut state);
+            self.sources_changed.notify_one();
+        }
+    }
+
+    fn takes_nothing(&self, state: &mut State, peer: NodeNumber) {
+        state.sources.peer_takes_nothing(self.clock.moment(), peer);
+        self.dispatch(state);
+        self.sources_changed.notify_one();
     }
 
     // Facts.
@@ -228,6 +246,11 @@ impl ReplicationHub {
         }
     }
 
+    /// Who serves a log to this node at present.
+    pub fn server_of(&self, log: &LogName) -> Option<NodeNumber> {
+        self.lock().sources.server_of(log)
+    }
+
     /// The members that surely hold a message durably, without this one.
     pub fn holders(&self, log: &LogName, m_id: MessageNumber) -> BTreeSet<NodeNumber> {
         self.lock().acknowledgements.holders(log, m_id)
@@ -240,6 +263,15 @@ impl ReplicationHub {
         members: impl IntoIterator<Item = NodeNumber>,
     ) -> Option<MessageNumber> {
         self.lock().acknowledgements.held_by_all(log, members)
+    }
+
+    /// What members lack of logs that this node leaves.
+    pub fn departure(
+        &self,
+        members: impl IntoIterator<Item = NodeNumber>,
+        logs: &[LeftLog],
+    ) -> departure::Departure {
+        departure::Departure::of(members, logs, &self.lock().acknowledgements)
     }
 
     /// A member's queue (METHOD M6) of the logs given.
@@ -329,6 +361,11 @@ pub struct OutboundStream {
 }
 
 impl OutboundStream {
+    /// The peer takes a log from this node from now on, or no longer.
+    pub fn peer_takes(&self, log: &LogName, takes: bool) {
+        self.hub.peer_takes(self.peer, self.stream, log, takes);
+    }
+
     /// The next fact to pass on; `None` once another stream has taken over.
     pub async fn next_fact(&self) -> Option<RelayedFact> {
         self.facts.next().await

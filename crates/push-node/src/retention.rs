@@ -5,14 +5,14 @@
 //! member that is behind has not got yet; that member gets the channels and a
 //! declared hole instead. All others refuse publications then (`space_watch`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_core::clock::WallTime;
-use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{LogName, MessageNumber, NodeNumber};
 use interlock_core::topology::{Namespace, Retention, Topology, WhenFull};
-use interlock_storage::{LogStorage, StorageError};
+use interlock_storage::StorageError;
+use interlock_storage::retention::{TrimLimits, TrimPlan, TrimmableLog, plan_trims};
 
 use crate::alarms::AlarmKind;
 use crate::context::NodeContext;
@@ -27,9 +27,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LEAST_MESSAGES: u64 = 256;
 /// Until so many looks have passed: then what little there is goes too.
 const LOOKS_UNTIL_SMALL_TRIMS: u64 = 60;
-/// The part of a limit by which the logs go below it, once they are above: trims
-/// are large, and seldom.
-const HEADROOM_DIVISOR: u64 = 16;
 
 /// Trims until the node ends.
 pub async fn trim_by_retention(context: Arc<NodeContext>) {
@@ -71,7 +68,9 @@ async fn trims_of(
 ) -> Result<Vec<(LogName, MessageNumber)>, StorageError> {
     let cap = cap_of(context, namespace);
     let releases = namespace.retention.when_full == WhenFull::Release && cap > 0;
-    if namespace.retention == Retention::default() && !releases {
+    // What was let go of stays said after the namespace prefers otherwise.
+    let is_told = context.alarms.is_up(AlarmKind::QueueReleased, namespace.name.as_str());
+    if namespace.retention == Retention::default() && !releases && !is_told {
         return Ok(Vec::new());
     }
     let others: Vec<NodeNumber> = topology
@@ -81,29 +80,31 @@ async fn trims_of(
         .filter(|member| *member != context.me().node)
         .collect();
     let held = context.durable.logs(|log| log.namespace == namespace.number);
-    let logs: Vec<HeldLog> = held
-        .into_iter()
-        .map(|log| HeldLog {
+    let mut all_have_the_rest = true;
+    let mut logs = Vec::with_capacity(held.len());
+    for log in held {
+        let held_by_all = context
+            .hub
+            .held_by_all(&log.row.log, others.iter().copied())
+            .unwrap_or(log.durable.m_id)
+            .min(log.durable.m_id);
+        all_have_the_rest &= held_by_all >= log.last_missing;
+        logs.push(TrimmableLog {
             log: log.row.log,
-            floor: log.floor.max(log.row.first_m_id().previous()),
+            floor: log.trimmed.max(log.row.first_m_id().previous()),
             durable: log.durable.m_id,
-            held_by_all: context
-                .hub
-                .held_by_all(&log.row.log, others.iter().copied())
-                .unwrap_or(log.durable.m_id)
-                .min(log.durable.m_id),
-        })
-        .collect();
-    let limits = Limits {
+            held_by_all,
+        });
+    }
+    let limits = TrimLimits {
         namespace: namespace.number,
         retention: namespace.retention,
         cap: if releases { cap } else { 0 },
         least,
     };
     let now = context.clock.wall();
-    let all_have_the_rest = logs.iter().all(|log| log.held_by_all >= log.floor);
-    let plan = on_disk(&context.storage, move |storage| plan(storage, now, &logs, &limits));
-    let Plan { trims, released } = plan.await?;
+    let plan = on_disk(&context.storage, move |storage| plan_trims(storage, now, &logs, &limits));
+    let TrimPlan { trims, released } = plan.await?;
     if !released.is_empty() {
         tell_released(context, topology, namespace, &released);
     } else if all_have_the_rest {
@@ -138,167 +139,3 @@ fn tell_released(
     let (now, subject) = (context.clock.wall(), namespace.name.as_str());
     context.alarms.raise(now, AlarmKind::QueueReleased, subject, &detail);
 }
-
-/// A log as it may be trimmed.
-#[derive(Clone, Copy, Debug)]
-struct HeldLog {
-    log: LogName,
-    floor: MessageNumber,
-    durable: MessageNumber,
-    /// What every other member surely holds too.
-    held_by_all: MessageNumber,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    namespace: NamespaceNumber,
-    retention: Retention,
-    /// Beyond it members' marks no longer hold a trim back; 0 is never.
-    cap: u64,
-    /// Fewer messages are left for later.
-    least: u64,
-}
-
-/// What is to be trimmed.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
-    trims: Vec<(LogName, MessageNumber)>,
-    /// Of these, those that go beyond what all members hold.
-    released: Vec<(LogName, MessageNumber)>,
-}
-
-fn plan(
-    storage: &dyn LogStorage,
-    now: WallTime,
-    logs: &[HeldLog],
-    limits: &Limits,
-) -> Result<Plan, StorageError> {
-    let Limits { retention, cap, .. } = *limits;
-    let bytes = storage.log_bytes(limits.namespace);
-    let mut through: BTreeMap<LogName, MessageNumber> = BTreeMap::new();
-    let mut note = |log: LogName, m_id: MessageNumber| {
-        let highest = through.entry(log).or_default();
-        *highest = m_id.max(*highest);
-    };
-    if retention.age_seconds > 0 {
-        let cutoff = now.minus_milliseconds(retention.age_seconds.saturating_mul(1000));
-        for log in logs {
-            let old = storage.accepted_before(&log.log, cutoff)?;
-            note(log.log, old.min(log.held_by_all));
-        }
-    }
-    if retention.bytes > 0 && bytes > retention.bytes {
-        let excess = bytes - (retention.bytes - retention.bytes / HEADROOM_DIVISOR);
-        for (log, m_id) in oldest(storage, now, logs, excess, |log| log.held_by_all)? {
-            note(log, m_id);
-        }
-    }
-    let mut plan = Plan::default();
-    // The cap closes publications: room is made a little before.
-    let nearly = cap - cap / HEADROOM_DIVISOR;
-    if cap > 0 && bytes >= nearly {
-        let excess = bytes - (nearly - nearly / HEADROOM_DIVISOR);
-        for (log, m_id) in oldest(storage, now, logs, excess, |log| log.durable)? {
-            note(log, m_id);
-        }
-    }
-    for log in logs {
-        let Some(through) = through.get(&log.log).copied() else { continue };
-        let is_worth_it = through.since(log.floor) >= limits.least || through == log.durable;
-        if through > log.floor && is_worth_it {
-            plan.trims.push((log.log, through));
-            if through > log.held_by_all {
-                plan.released.push((log.log, through));
-            }
-        }
-    }
-    Ok(plan)
-}
-
-/// The oldest messages of all logs together that take so many bytes, by halving the
-/// age at which they end. Where many have one age, because they came together, only
-/// as many of those go as are needed. `bound` says how far each log may go.
-fn oldest(
-    storage: &dyn LogStorage,
-    now: WallTime,
-    logs: &[HeldLog],
-    excess: u64,
-    bound: impl Fn(&HeldLog) -> MessageNumber,
-) -> Result<Vec<(LogName, MessageNumber)>, StorageError> {
-    let at = |cutoff: WallTime| -> Result<Aged, StorageError> {
-        let mut aged = Aged::default();
-        for log in logs {
-            let through = storage.accepted_before(&log.log, cutoff)?.min(bound(log));
-            if through > log.floor {
-                aged.bytes += storage.bytes_through(&log.log, through)?;
-                aged.logs.insert(log.log, through);
-            }
-        }
-        Ok(aged)
-    };
-    // All that is kept had been accepted by then, wherever the clock stood.
-    let mut enough = at(WallTime::new(u64::MAX))?;
-    if enough.bytes <= excess {
-        return Ok(enough.logs.into_iter().collect());
-    }
-    let mut too_little = Aged::default();
-    let (mut low, mut high) = (0, now.get().saturating_add(MAX_CLOCK_LEAD_MILLISECONDS));
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let aged = at(WallTime::new(middle))?;
-        if aged.bytes >= excess {
-            enough = aged;
-            high = middle;
-        } else {
-            too_little = aged;
-            low = middle + 1;
-        }
-    }
-    let Aged { bytes, logs: mut trims } = too_little;
-    let mut missing = excess - bytes;
-    for (log, end) in enough.logs {
-        if missing == 0 {
-            break;
-        }
-        let floor = logs.iter().find(|held| held.log == log).map(|held| held.floor);
-        let from = trims.get(&log).copied().or(floor).unwrap_or_default();
-        let (through, taken) = first_bytes(storage, &log, from, end, missing)?;
-        missing = missing.saturating_sub(taken);
-        trims.insert(log, through);
-    }
-    Ok(trims.into_iter().collect())
-}
-
-/// Messages up to an age, by log.
-#[derive(Debug, Default)]
-struct Aged {
-    bytes: u64,
-    logs: BTreeMap<LogName, MessageNumber>,
-}
-
-/// How far a log goes on from a message for so many bytes, at most to an end; and the
-/// bytes that are taken so.
-fn first_bytes(
-    storage: &dyn LogStorage,
-    log: &LogName,
-    from: MessageNumber,
-    end: MessageNumber,
-    bytes: u64,
-) -> Result<(MessageNumber, u64), StorageError> {
-    let before = storage.bytes_through(log, from)?;
-    let taken = |m_id: MessageNumber| Ok(storage.bytes_through(log, m_id)?.saturating_sub(before));
-    let (mut low, mut high) = (from.next().get(), end.get());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if taken(MessageNumber::new(middle))? >= bytes { high = middle } else { low = middle + 1 }
-    }
-    let through = MessageNumber::new(low);
-    Ok((through, taken(through)?))
-}
-
-/// How far ahead of this clock a kept time is looked for: a clock that was set back
-/// by a day.
-const MAX_CLOCK_LEAD_MILLISECONDS: u64 = 24 * 60 * 60 * 1000;
-
-#[cfg(test)]
-mod tests;

@@ -1,64 +1,64 @@
-//! A push-node that runs: where it is reached, and how it ends.
+//! A push-node that runs: where it is reached, and how it ends. Its database may be
+//! opened anew meanwhile, in the same process and at the same addresses: when the node
+//! has left a namespace (docs/decisions/0006), or for a repair.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use interlock_rpc::server::RunningServer;
-use interlock_telemetry::{MetricsServer, Readiness};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::checkpoint::store_checkpoint;
-use crate::context::NodeContext;
-use crate::drain::until_drained;
+use crate::config::Config;
 use crate::failure::NodeFailure;
-use crate::threads::Threads;
+use crate::open_node::{OpenNode, OpeningEnd};
+use crate::service::start_node;
+use crate::start_error::StartError;
 
-/// How long tasks and calls that were told to end may take.
-const TASK_GRACE: Duration = Duration::from_secs(1);
-/// How long the last reads of the disk may take before the end is reported.
-const RELEASE_GRACE: Duration = Duration::from_secs(5);
-
-/// Where a node listens.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Addresses {
-    pub(crate) client: SocketAddr,
-    pub(crate) replication: SocketAddr,
+/// How the owner ends a node.
+#[derive(Debug)]
+enum Ending {
+    /// As an operator would.
+    Shutdown(oneshot::Sender<()>),
+    /// As a crash would.
+    Abort(oneshot::Sender<()>),
 }
 
 /// A push-node that runs, until it is shut down or aborted.
+#[derive(Debug)]
 pub struct Running {
-    pub(crate) context: Arc<NodeContext>,
-    pub(crate) addresses: Addresses,
-    pub(crate) client_server: RunningServer,
-    pub(crate) replication_server: RunningServer,
-    pub(crate) metrics_server: Option<MetricsServer>,
-    pub(crate) readiness: Readiness,
-    pub(crate) threads: Threads,
-    pub(crate) released: oneshot::Receiver<()>,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
+    client: SocketAddr,
+    replication: SocketAddr,
+    metrics: Option<SocketAddr>,
+    endings: mpsc::Sender<Ending>,
+    failure: watch::Receiver<Option<NodeFailure>>,
 }
 
 impl Running {
+    /// Runs an open node, and opens it anew when that is asked for.
+    pub(crate) fn supervise(node: OpenNode, mut config: Config) -> Self {
+        let (endings, told_to_end) = mpsc::channel(1);
+        let (failed, failure) = watch::channel(None);
+        let (client, replication) = (node.addresses.client, node.addresses.replication);
+        let metrics = node.metrics_address();
+        // Ports that were chosen at the first opening stay.
+        config.client_listen = client;
+        config.replication_listen = replication;
+        config.metrics_listen = metrics;
+        tokio::spawn(run(node, config, told_to_end, failed));
+        Self { client, replication, metrics, endings, failure }
+    }
+
     /// Where gateways and clients are served.
     pub fn client_address(&self) -> SocketAddr {
-        self.addresses.client
+        self.client
     }
 
     /// Where peers are served.
     pub fn replication_address(&self) -> SocketAddr {
-        self.addresses.replication
+        self.replication
     }
 
     /// Where metrics are served, if anywhere.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_server.as_ref().map(MetricsServer::local_addr)
+        self.metrics
     }
 
     /// The line that `--announce` writes.
@@ -75,74 +75,99 @@ impl Running {
     /// Waits until the node cannot go on by itself. It still has to be shut down
     /// or aborted.
     pub async fn wait(&mut self) -> NodeFailure {
-        let server = |ended: Result<(), tonic::transport::Error>| {
-            NodeFailure::Server(match ended {
-                Ok(()) => "it ended without an error".to_owned(),
-                Err(error) => error.to_string(),
-            })
-        };
-        tokio::select! {
-            failure = self.context.failure.wait() => failure,
-            ended = self.client_server.wait() => server(ended),
-            ended = self.replication_server.wait() => server(ended),
+        match self.failure.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(failure)) => failure.clone(),
+            _ => NodeFailure::Panicked("the node"),
         }
     }
 
     /// Ends: takes nothing more, gives peers that are reached the time to get
     /// what they lack, lets calls end, and closes the database.
     pub async fn shutdown(self) {
-        let drain = self.context.config.limits.drain();
-        self.readiness.set_not_ready("draining");
-        self.client_server.drain().await;
-        self.context.begin_drain();
-        let left = until_drained(&self.context, Instant::now() + drain).await;
-        if left > 0 {
-            tracing::info!(messages = left, "ending with messages that others still lack");
-        }
-        self.context.tasks.end(TASK_GRACE).await;
-        self.client_server.shutdown(TASK_GRACE).await;
-        self.replication_server.shutdown(TASK_GRACE).await;
-        self.context.writer.queue().close();
-        self.threads.join().await;
-        if self.context.failure.get().is_none()
-            && let Err(error) = store_checkpoint(&self.context).await
-        {
-            tracing::warn!(%error, "the last checkpoint was not stored");
-        }
-        if let Some(server) = self.metrics_server {
-            server.shutdown().await;
-        }
-        release(self.context, self.released).await;
+        self.end(Ending::Shutdown).await;
     }
 
     /// Ends at once, as a crash would: nothing is drained, answers under way are
     /// lost, no last checkpoint is stored.
     pub async fn abort(self) {
-        self.context.writer.queue().abort();
-        drop((self.client_server, self.replication_server, self.metrics_server));
-        self.context.tasks.end(Duration::ZERO).await;
-        self.threads.join().await;
-        release(self.context, self.released).await;
+        self.end(Ending::Abort).await;
+    }
+
+    async fn end(self, ending: impl FnOnce(oneshot::Sender<()>) -> Ending) {
+        let (done, ended) = oneshot::channel();
+        // One that has ended already ends no more.
+        let _ = self.endings.send(ending(done)).await;
+        let _ = ended.await;
     }
 }
 
-/// Waits until nothing holds the database any more.
-async fn release(context: Arc<NodeContext>, released: oneshot::Receiver<()>) {
-    drop(context);
-    if tokio::time::timeout(RELEASE_GRACE, released).await.is_err() {
-        tracing::warn!("something still holds the database open");
-    }
-}
-
-/// Tells, when it is dropped, that what was declared before it is gone.
-#[derive(Debug)]
-pub struct ReleaseGuard(pub Option<oneshot::Sender<()>>);
-
-impl Drop for ReleaseGuard {
-    fn drop(&mut self) {
-        if let Some(sender) = self.0.take() {
-            // Whoever waited may have given up.
-            let _ = sender.send(());
+async fn run(
+    node: OpenNode,
+    config: Config,
+    mut endings: mpsc::Receiver<Ending>,
+    failed: watch::Sender<Option<NodeFailure>>,
+) {
+    let mut node = Some(node);
+    loop {
+        let Some(open) = &mut node else {
+            // It could not be opened anew, and waits to be let go.
+            if let Some(Ending::Shutdown(done) | Ending::Abort(done)) = endings.recv().await {
+                let _ = done.send(());
+            }
+            return;
+        };
+        let is_over = failed.borrow().is_some();
+        tokio::select! {
+            ending = endings.recv() => {
+                let open = node.take().expect("it is open");
+                match ending {
+                    Some(Ending::Shutdown(done)) => {
+                        open.shutdown().await;
+                        let _ = done.send(());
+                    }
+                    Some(Ending::Abort(done)) => {
+                        open.abort().await;
+                        let _ = done.send(());
+                    }
+                    None => open.abort().await,
+                }
+                return;
+            }
+            end = open.wait(), if !is_over => match end {
+                OpeningEnd::Failed(failure) => drop(failed.send_replace(Some(failure))),
+                OpeningEnd::Reopen(reopening) => {
+                    tracing::info!("the database is opened anew");
+                    let open = node.take().expect("it is open");
+                    // Asked for by an operator, or for good.
+                    let drains = *open.context.draining.borrow();
+                    let failure = open.close_for(reopening).await;
+                    if let Some(failure) = failure {
+                        failed.send_replace(Some(failure));
+                        continue;
+                    }
+                    // Whoever wanted it to end meanwhile does not wait for a new beginning.
+                    if let Ok(Ending::Shutdown(done) | Ending::Abort(done)) = endings.try_recv() {
+                        let _ = done.send(());
+                        return;
+                    }
+                    match start_node(config.clone()).await {
+                        Ok(opened) => {
+                            if drains {
+                                opened.context.begin_drain();
+                            }
+                            node = Some(opened);
+                        }
+                        Err(error) => drop(failed.send_replace(Some(end_of(&error)))),
+                    }
+                }
+            }
         }
+    }
+}
+
+fn end_of(error: &StartError) -> NodeFailure {
+    match error {
+        StartError::Left { .. } => NodeFailure::Left(error.to_string()),
+        other => NodeFailure::NotReopened(other.to_string()),
     }
 }

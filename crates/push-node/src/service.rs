@@ -3,6 +3,7 @@
 //! opposite order.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 
@@ -17,6 +18,7 @@ use interlock_telemetry::metrics::{Registry, RpcMetrics};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::alarms::Alarms;
+use crate::bringing_back::{BringingBackBoard, bring_back};
 use crate::channel_segments::ChannelSegments;
 use crate::channel_service::ChannelServer;
 use crate::checkpoint::store_checkpoints;
@@ -26,7 +28,11 @@ use crate::control_plane_link::{
     ControlPlaneLink, Registration, RegistrationError, RegistrationRequest, control_plane_client,
 };
 use crate::delivery_service::{DeliveryServer, GatewayCount};
+use crate::departures::{
+    DepartureBoard, Departures, Left, check_still_in_mesh, remove_what_was_left, watch_departures,
+};
 use crate::directories::Directories;
+use crate::divergence::{DivergenceBoard, keep_digests};
 use crate::drain::turn_callers_away;
 use crate::durable_state::{DurableLog, DurableState};
 use crate::failure::FailureWatch;
@@ -34,6 +40,7 @@ use crate::inbound_link::ReplicationServer;
 use crate::metrics::NodeMetrics;
 use crate::node_clock::NodeClock;
 use crate::node_service::NodeServer;
+use crate::open_node::{Addresses, OpenNode};
 use crate::opening::rebuild_projections;
 use crate::origin_news::OriginNewsBoard;
 use crate::outbound_links::OutboundLinks;
@@ -41,9 +48,12 @@ use crate::peer_lag::{LagBoard, watch_lag};
 use crate::projector::channel_news;
 use crate::publish_service::PublishServer;
 use crate::readiness::{OpenedRecorder, ReadinessBoard, ReadinessInputs, watch_readiness};
+use crate::repairing;
 use crate::replication_hub::ReplicationHub;
 use crate::retention::trim_by_retention;
-use crate::running::{Addresses, ReleaseGuard, Running};
+use crate::running::Running;
+use crate::scrub_progress::ScrubBoard;
+use crate::scrubber::scrub_stored_data;
 use crate::source_fetcher::{SourceFetcher, SourceFetcherConfig};
 use crate::space_watch::{SpaceBoard, watch_space};
 use crate::start_error::StartError;
@@ -76,6 +86,11 @@ impl PushNode {
     }
 }
 
+/// Opens the database and serves, without anyone who would open it anew.
+pub(crate) async fn start_node(config: Config) -> Result<OpenNode, StartError> {
+    PushNode::bind(config).await?.open().await
+}
+
 async fn listen(address: SocketAddr) -> Result<Listener, StartError> {
     let at = |source| StartError::Listen { address, source };
     Listener::bind(address).await.map_err(at)
@@ -104,6 +119,12 @@ impl Bound {
 
     /// Opens the database and serves.
     pub async fn start(self) -> Result<Running, StartError> {
+        let config = self.config.clone();
+        Ok(Running::supervise(self.open().await?, config))
+    }
+
+    /// The same, without anyone who would open the database anew.
+    pub(crate) async fn open(self) -> Result<OpenNode, StartError> {
         let addresses =
             Addresses { client: self.client_address()?, replication: self.replication_address()? };
         let Self { config, client, replication } = self;
@@ -118,6 +139,7 @@ struct Opened {
     config: Config,
     addresses: Addresses,
     storage: Storage,
+    closed: oneshot::Receiver<()>,
     recovery: Recovery,
     topology: Topology,
     opening: MemberOpening,
@@ -130,9 +152,8 @@ impl Opened {
     /// durable, before anything is accepted.
     async fn open(config: Config, addresses: Addresses) -> Result<Self, StartError> {
         let path = config.data_dir.clone();
-        let (storage, recovery) =
-            blocking(move || RocksStorage::open(path, RocksOptions::default())).await??;
-        let storage: Storage = Arc::new(storage);
+        let (storage, recovery) = blocking(move || open_repaired(&path)).await??;
+        let (storage, closed) = Storage::share(storage);
         for cut in &recovery.cut {
             tracing::info!(log = %cut.log, kept = ?cut.kept, found = %cut.found, reason = %cut.reason,
                 "messages that were never synced were taken off");
@@ -144,6 +165,15 @@ impl Opened {
         let opened_as = recovery.opened_as;
         let (topology, registration) = find_topology(&config, stored, opened_as, &request).await?;
         let number = number_of(&config, &topology, opened_as)?;
+        let (recovery, topology) = {
+            let storage = storage.clone();
+            blocking(move || {
+                remove_what_was_left(storage.as_ref(), &topology, number, recovery)
+                    .map(|recovery| (recovery, topology))
+            })
+            .await??
+        };
+        check_still_in_mesh(&config, &topology, number, &recovery)?;
         let opening =
             MemberOpening { node: number, incarnation, opened_from: recovery.opened_from };
         let (storage, topology) = blocking(move || {
@@ -161,13 +191,23 @@ impl Opened {
             topology = %topology.version,
             "the database is open"
         );
-        Ok(Self { config, addresses, storage, recovery, topology, opening, registration, request })
+        Ok(Self {
+            config,
+            addresses,
+            storage,
+            closed,
+            recovery,
+            topology,
+            opening,
+            registration,
+            request,
+        })
     }
 
     /// Rebuilds what the log means, starts the threads, and makes the context.
     async fn assemble(self) -> Result<Assembled, StartError> {
         let Self { config, storage, recovery, topology, opening, .. } = self;
-        let reading = Arc::clone(&storage);
+        let reading = storage.clone();
         let (mut projected, recovery) = blocking(move || {
             rebuild_projections(reading.as_ref(), &recovery, opening.node)
                 .map(|projected| (projected, recovery))
@@ -175,6 +215,7 @@ impl Opened {
         .await??;
         projected.directories.set_opening(opening.incarnation);
 
+        let bringing_back = BringingBackBoard::of(storage.as_ref())?;
         let clock = NodeClock::start();
         let registry = Registry::new();
         let metrics = NodeMetrics::register(&registry);
@@ -238,7 +279,6 @@ impl Opened {
             certificate_authorities: config.source_ca.clone(),
             timeout: config.source_timeout(),
         })?;
-        let (released_sender, released) = oneshot::channel();
         let token = self.registration.as_ref().map_or(FencingToken::new(0), |it| it.token);
         let identity = Identity {
             opening,
@@ -259,7 +299,9 @@ impl Opened {
             links: OutboundLinks::default(),
             lag: LagBoard::default(),
             readiness: ReadinessBoard::default(),
+            divergence: DivergenceBoard::default(),
             space: SpaceBoard::default(),
+            scrub: ScrubBoard::default(),
             sources,
             channel_news,
             projector: projector_queue,
@@ -269,11 +311,14 @@ impl Opened {
             tasks: TaskSet::new(failure.clone()),
             failure,
             draining: watch::Sender::new(false),
+            reopen: watch::Sender::new(None),
+            repairing: Arc::default(),
+            bringing_back,
+            departures: DepartureBoard::default(),
             control_plane_connected: AtomicBool::new(self.registration.is_some()),
             publications: AtomicU64::new(0),
             config,
             storage,
-            _released: ReleaseGuard(Some(released_sender)),
         });
         register_gauges(&registry, &context);
         Ok(Assembled {
@@ -281,11 +326,21 @@ impl Opened {
             addresses: self.addresses,
             registry,
             threads,
-            released,
+            closed: self.closed,
             backfilled,
             registration: self.registration,
             request: self.request,
         })
+    }
+}
+
+/// Opens the database, and once more where a repair has cut its logs.
+fn open_repaired(path: &Path) -> Result<(RocksStorage, Recovery), StartError> {
+    loop {
+        let (storage, recovery) = RocksStorage::open(path, RocksOptions::default())?;
+        if !repairing::carry_out(&storage, &recovery)? {
+            return Ok((storage, recovery));
+        }
     }
 }
 
@@ -295,7 +350,7 @@ struct Assembled {
     addresses: Addresses,
     registry: Registry,
     threads: Threads,
-    released: oneshot::Receiver<()>,
+    closed: oneshot::Receiver<()>,
     backfilled: mpsc::UnboundedReceiver<interlock_core::identity::NamespaceNumber>,
     registration: Option<Registration>,
     request: RegistrationRequest,
@@ -303,8 +358,8 @@ struct Assembled {
 
 impl Assembled {
     /// Starts tasks, links and servers.
-    async fn serve(self, client: Listener, replication: Listener) -> Result<Running, StartError> {
-        let Self { context, addresses, registry, threads, released, backfilled, .. } = self;
+    async fn serve(self, client: Listener, replication: Listener) -> Result<OpenNode, StartError> {
+        let Self { context, addresses, registry, threads, closed, backfilled, .. } = self;
         start_tasks(&context, backfilled, self.registration, self.request)?;
 
         let tls = context.config.tls.clone();
@@ -348,7 +403,7 @@ impl Assembled {
             replication = %addresses.replication,
             "push-node serves"
         );
-        Ok(Running {
+        Ok(OpenNode {
             context,
             addresses,
             client_server,
@@ -356,7 +411,7 @@ impl Assembled {
             metrics_server,
             readiness,
             threads,
-            released,
+            closed,
         })
     }
 }
@@ -368,8 +423,9 @@ fn start_tasks(
     request: RegistrationRequest,
 ) -> Result<(), StartError> {
     let tasks = &context.tasks;
-    // Each namespace that this node has founded is told once, on either channel.
+    // Each namespace that this node founds is told once.
     let (recorded_sender, recorded) = mpsc::unbounded_channel();
+    let (left_sender, left) = watch::channel(Left::default());
     let recorder = match &context.config.control_plane {
         Some(address) => {
             let (opened_sender, opened) = mpsc::unbounded_channel();
@@ -381,6 +437,7 @@ fn start_tasks(
                 request,
                 registration,
                 opened,
+                left,
                 recorded: recorded_sender,
                 unrecorded: Default::default(),
             };
@@ -392,10 +449,15 @@ fn start_tasks(
     let may_found = context.config.control_plane.is_some() || context.config.bootstrap;
     let inputs = ReadinessInputs { backfilled, recorded, recorder, may_found };
     tasks.spawn("the readiness", watch_readiness(Arc::clone(context), inputs))?;
+    let departures = Departures::new(Arc::clone(context), left_sender);
+    tasks.spawn("the watch of departures", watch_departures(departures))?;
     tasks.spawn("the watch of the disk's space", watch_space(Arc::clone(context)))?;
     tasks.spawn("trimming", trim_by_retention(Arc::clone(context)))?;
     tasks.spawn("the watch of the peers' lag", watch_lag(Arc::clone(context)))?;
     tasks.spawn("the checkpoints", store_checkpoints(Arc::clone(context)))?;
+    tasks.spawn("what is brought back", bring_back(Arc::clone(context)))?;
+    tasks.spawn("the digests", keep_digests(Arc::clone(context)))?;
+    tasks.spawn("the scrubbing", scrub_stored_data(Arc::clone(context)))?;
     tasks.spawn("the replication hub", run_hub(Arc::downgrade(context), tasks.ending()))?;
     tasks.spawn("the table of links", {
         let context = Arc::clone(context);
@@ -427,7 +489,8 @@ fn durable_log(log: &interlock_storage::RecoveredLog) -> DurableLog {
         row: log.row.clone(),
         durable: log.mark,
         applied: log.mark.m_id,
-        floor: log.floor.m_id,
+        last_missing: log.last_missing,
+        trimmed: log.floor.m_id,
     }
 }
 

@@ -64,6 +64,29 @@ pub enum StartError {
         /// Who was started on it.
         node: String,
     },
+    /// The node was removed, after the others had all it held.
+    #[error(
+        "node {node} has left the mesh, and what it held is removed from {folder}: the folder can \
+         be deleted. The name does not come back: a new node takes another one"
+    )]
+    Left {
+        /// The node's name.
+        node: String,
+        /// The data folder.
+        folder: String,
+    },
+    /// The node was removed while it still held something.
+    #[error(
+        "node {node} was removed from the mesh by force. What it had accepted and the others did \
+         not get is in {folder} and may be nowhere else: keep the folder until nobody needs that. \
+         The name does not come back: a new node takes another one, with an empty folder"
+    )]
+    RemovedByForce {
+        /// The node's name.
+        node: String,
+        /// The data folder.
+        folder: String,
+    },
     /// The control-plane refuses this node.
     #[error(transparent)]
     Registration(#[from] RegistrationError),

@@ -11,7 +11,7 @@ use crate::config::{Config, ConfigError};
 use crate::control_plane_link::{
     Registration, RegistrationError, RegistrationRequest, control_plane_client, register,
 };
-use crate::running::Addresses;
+use crate::open_node::Addresses;
 use crate::start_error::StartError;
 
 /// How this node registers.
@@ -28,6 +28,7 @@ pub(crate) fn registration_request(
         client_address: advertised(&config.client_advertise, addresses.client),
         incarnation,
         topology_version,
+        feature_level: config.feature_level(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use interlock_core::admission::Admission;
-use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber};
+use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber, NodeNumber};
 use interlock_core::limits::{MAX_STATUS_ALARMS, MAX_STATUS_LOGS, MAX_STATUS_QUEUES};
 use interlock_core::topology::{Node, Topology};
 use interlock_rpc::convert::IntoWire as _;
@@ -14,10 +14,12 @@ use interlock_rpc::v1;
 use interlock_telemetry::metrics::Registry;
 
 use crate::context::NodeContext;
+use crate::divergence;
 use crate::durable_state::DurableLog;
 use crate::link_status::{LinkState, LinkView};
 use crate::origin_news::millis;
 use crate::peer_lag::lag_of;
+use crate::scrub_progress;
 use crate::space_watch::cap_of;
 use crate::work_queue::QueueClosed;
 
@@ -59,6 +61,8 @@ pub async fn node_status(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         publications_total: context.publications.load(Ordering::Relaxed),
         gateways_connected: context.gateways.get(),
+        scrub: Some(scrub_progress::status(context)),
+        bringing_back_messages: context.bringing_back.messages(),
     })
 }
 
@@ -179,7 +183,7 @@ fn namespace_status(
     let ends_in_tip = tips_of(&logs);
     let messages = logs
         .iter()
-        .map(|log| log.durable.m_id.since(log.floor.max(log.row.first_m_id().previous())))
+        .map(|log| log.durable.m_id.since(log.last_missing.max(log.row.first_m_id().previous())))
         .sum();
     let (channels, undeliverable) = context
         .directories
@@ -188,6 +192,7 @@ fn namespace_status(
     let groups = topology.namespace(number).map_or_else(Vec::new, |namespace| {
         namespace.groups.iter().map(ToString::to_string).collect()
     });
+    let departure = context.departures.of(number).unwrap_or_default();
     let cap = topology.namespace(number).map_or(0, |namespace| cap_of(context, namespace));
     v1::NamespaceStatus {
         number: number.get(),
@@ -202,11 +207,18 @@ fn namespace_status(
         state_digest: hexadecimal(&state_digest(context, number)),
         logs: appended.map_or_else(Vec::new, |appended| {
             let is_tip = |log: &DurableLog| ends_in_tip.contains(&log.row.log);
-            logs.iter().map(|log| log_status(topology, log, appended, is_tip(log))).collect()
+            let status = |log: &DurableLog| {
+                let server = context.hub.server_of(&log.row.log);
+                log_status(topology, log, appended, is_tip(log), server)
+            };
+            logs.iter().map(status).collect()
         }),
         undeliverable_messages: undeliverable,
         disk_cap_bytes: cap,
         cap_reached_in_seconds: context.space.seconds_to_cap(number, cap).unwrap_or(0),
+        leaving: topology.is_leaving(context.me().node, number),
+        leaving_messages: departure.messages,
+        leaving_waits_for: departure.waits_for.into_iter().collect(),
     }
 }
 
@@ -231,8 +243,12 @@ fn log_status(
     log: &DurableLog,
     appended: &Appended,
     tip: bool,
+    server: Option<NodeNumber>,
 ) -> v1::LogStatus {
     let name = log.row.log;
+    let name_of = |number: NodeNumber| {
+        topology.node(number).map_or_else(|| number.to_string(), |node| node.name.to_string())
+    };
     // What was appended since this node looked may be durable by now.
     let appended = appended.get(&name).copied().unwrap_or_default().max(log.durable.m_id);
     v1::LogStatus {
@@ -240,11 +256,10 @@ fn log_status(
         appended: appended.get(),
         durable: log.durable.m_id.get(),
         durable_hash: bytes::Bytes::copy_from_slice(&log.durable.hash.to_bytes()),
-        floor: log.floor.get(),
-        origin_name: topology
-            .node(name.origin)
-            .map_or_else(|| name.origin.to_string(), |node| node.name.to_string()),
+        floor: log.last_missing.get(),
+        origin_name: name_of(name.origin),
         tip,
+        server: server.map(name_of).unwrap_or_default(),
     }
 }
 
@@ -325,6 +340,9 @@ pub fn register_gauges(registry: &Registry, context: &Arc<NodeContext>) {
         let topology = context.topology.current();
         f64::from(u8::from(serving_state(context, &topology) == v1::ServingState::Serving))
     });
+
+    divergence::register_gauges(registry, context);
+    scrub_progress::register_gauges(registry, context);
 
     let weak = Arc::downgrade(context);
     registry.observed_gauges(
@@ -412,9 +430,7 @@ mod tests {
 
     #[test]
     fn a_log_says_what_is_appended_and_what_of_it_is_durable() {
-        use interlock_core::identity::{
-            ChainHash, Incarnation, Mark, NodeNumber, PathName, ShardNumber,
-        };
+        use interlock_core::identity::{ChainHash, Incarnation, Mark, PathName, ShardNumber};
         use interlock_core::replication::rows::Row;
 
         let log = PathName {
@@ -427,11 +443,12 @@ mod tests {
             row: Row { log, parents: Vec::new() },
             durable: Mark { m_id: MessageNumber::new(4), hash: ChainHash::EMPTY },
             applied: MessageNumber::new(4),
-            floor: MessageNumber::ZERO,
+            last_missing: MessageNumber::ZERO,
+            trimmed: MessageNumber::ZERO,
         };
         let at = |m_id| {
             let appended = BTreeMap::from([(log, MessageNumber::new(m_id))]);
-            let status = log_status(&Topology::default(), &held, &appended, true);
+            let status = log_status(&Topology::default(), &held, &appended, true, None);
             (status.appended, status.durable)
         };
         assert_eq!(at(7), (7, 4));
@@ -441,7 +458,7 @@ mod tests {
     #[test]
     fn only_the_end_of_a_branch_is_a_tip() {
         use interlock_core::identity::{
-            ChainHash, Incarnation, Mark, NodeNumber, ParentPoint, PathName, ShardNumber,
+            ChainHash, Incarnation, Mark, ParentPoint, PathName, ShardNumber,
         };
         use interlock_core::replication::rows::Row;
 
@@ -464,7 +481,8 @@ mod tests {
                 },
                 durable: Mark { m_id: MessageNumber::new(durable), hash: ChainHash::EMPTY },
                 applied: MessageNumber::new(durable),
-                floor: MessageNumber::ZERO,
+                last_missing: MessageNumber::ZERO,
+                trimmed: MessageNumber::ZERO,
             }
         };
         let tips = |logs: &[DurableLog]| -> Vec<u64> {

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use interlock_core::admission::AppendEntry;
 use interlock_core::clock::WallTime;
-use interlock_core::identity::{ChainHash, LogName, Mark, MessageNumber, NamespaceNumber};
+use interlock_core::identity::{
+    ChainHash, LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber,
+};
 use interlock_core::replication::rows::Row;
 
 /// What a message takes of a replication window beside its bytes, and half of
@@ -22,23 +24,26 @@ pub const MESSAGE_WINDOW_BYTES: usize = 32;
 /// count, small enough that one reader's slice does not pin much.
 const SEGMENT_BYTES: usize = 256 * 1024;
 
-/// When messages were accepted by their origin, on this node's clock.
+/// When messages were accepted by their origin, on this node's clock, and from
+/// whom they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The first of them.
     pub first_at: WallTime,
     /// All of them by then.
     pub by: WallTime,
+    /// The peer that sent the last of them.
+    pub server: Option<NodeNumber>,
 }
 
 impl Accepted {
     /// Accepted here, as they came.
     pub const fn at(now: WallTime) -> Self {
-        Self { first_at: now, by: now }
+        Self { first_at: now, by: now, server: None }
     }
 }
 
-/// Consecutive durable messages of one log.
+/// Consecutive durable messages of one log, or numbers that it no longer has.
 #[derive(Debug)]
 pub struct Segment {
     /// The log.
@@ -51,14 +56,33 @@ pub struct Segment {
     pub previous: ChainHash,
     /// The number of the last message, with the chain hash there.
     pub last: Mark,
-    /// When the messages were accepted.
+    /// When the messages were accepted, and who sent them.
     pub accepted: Accepted,
-    /// The encoded messages, slices of one buffer.
+    /// The encoded messages, slices of one buffer; none of a hole.
     pub sends: Vec<Bytes>,
     bytes: usize,
 }
 
 impl Segment {
+    /// A hole behind a mark: followers are told of it at its place.
+    pub fn hole(log: LogName, before: Mark, through: Mark) -> Self {
+        Self {
+            log,
+            row: None,
+            first: before.m_id.next(),
+            previous: before.hash,
+            last: through,
+            accepted: Accepted::at(WallTime::new(0)),
+            sends: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Whether it stands for messages that are no longer there.
+    pub const fn is_hole(&self) -> bool {
+        self.sends.is_empty()
+    }
+
     /// The encoded messages with their numbers, from `from` on.
     pub fn sends_from(&self, from: MessageNumber) -> &[Bytes] {
         let skipped = from.since(self.first) as usize;
@@ -209,10 +233,14 @@ impl TailCache {
         self.bytes += charge(&segment);
         let log = self.logs.entry(segment.log).or_default();
         // After a hole, what was before it is no longer contiguous.
-        if log.back().is_some_and(|last| last.last.m_id.next() != segment.first) {
+        if segment.is_hole()
+            || log.back().is_some_and(|last| last.last.m_id.next() != segment.first)
+        {
             log.clear();
         }
-        log.push_back(segment.clone());
+        if !segment.is_hole() {
+            log.push_back(segment.clone());
+        }
         let journal = self.journals.entry(segment.log.namespace).or_default();
         journal.segments.push_back(segment.clone());
         self.order.push_back(segment);
@@ -450,6 +478,33 @@ mod tests {
         assert_eq!(segments.iter().map(|it| it.first.get()).collect::<Vec<_>>(), [99, 100]);
         assert!(cache.read_log(&log(1), MessageNumber::new(1), 1, 1).is_none());
         assert!(cache.read_log(&log(1), MessageNumber::new(100), 1, 1).is_some());
+    }
+
+    /// Links read past a hole from the disk, and followers come by it at its place.
+    #[test]
+    fn a_hole_has_its_place_in_the_order() {
+        let mut cache = TailCache::new(1 << 20);
+        let early = entries(log(1), 1, 3, 10, ChainHash::EMPTY);
+        let through = Mark { m_id: MessageNumber::new(6), hash: ChainHash::EMPTY.then(b"6") };
+        push(&mut cache, &early, ChainHash::EMPTY);
+        cache.push(Arc::new(Segment::hole(log(1), early[2].mark(), through)));
+        for m_id in [2, 4, 6, 7] {
+            let read = cache.read_log(&log(1), MessageNumber::new(m_id), 1, 1);
+            assert!(read.is_none(), "message {m_id}: {read:?}");
+        }
+        let late = entries(log(1), 7, 2, 10, through.hash);
+        for segment in segments_of(&late, |_| Accepted::at(WallTime::new(5)), |_| through) {
+            cache.push(segment);
+        }
+        let read = cache.read_log(&log(1), MessageNumber::new(7), 1 << 20, 9).expect("it is there");
+        assert_eq!((read.previous, read.last), (through.hash, late[1].mark()));
+        let namespace = NamespaceNumber::new(1);
+        let end = cache.journals[&namespace].end();
+        let all = cache.read_journal(namespace, JournalPosition(0), end, 1 << 20);
+        let JournalRead::Segments { segments, .. } = all else { panic!("{all:?}") };
+        let shape: Vec<_> =
+            segments.iter().map(|it| (it.first.get(), it.last.m_id.get(), it.is_hole())).collect();
+        assert_eq!(shape, [(1, 3, false), (4, 6, true), (7, 8, false)]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Threads {
         let newly_durable = Arc::new(NewlyDurable::default());
         let projector = Projector {
             queue: Arc::clone(parts.projector_queue),
-            storage: Arc::clone(parts.storage),
+            storage: parts.storage.clone(),
             directories: parts.directories.clone(),
             channel_segments: parts.channel_segments.clone(),
             publishers: parts.publishers,
@@ -89,7 +89,7 @@ impl Threads {
         };
         let syncer = LogSyncer {
             queue: Arc::clone(&syncer_queue),
-            storage: Arc::clone(parts.storage),
+            storage: parts.storage.clone(),
             durable: Arc::clone(parts.durable),
             newly_durable: Arc::clone(&newly_durable),
             writer: parts.writer.clone(),
@@ -100,7 +100,7 @@ impl Threads {
         let writer = LogWriterParts {
             writer: parts.writer.clone(),
             admission: parts.admission,
-            storage: Arc::clone(parts.storage),
+            storage: parts.storage.clone(),
             syncer: syncer_queue,
             newly_durable,
             projector: Arc::clone(parts.projector_queue),

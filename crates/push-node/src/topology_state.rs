@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use interlock_core::features::{SameVersion, compare_same_version};
 use interlock_core::names::NamespaceName;
 use interlock_core::topology::{Namespace, Topology};
 use interlock_rpc::convert::{IntoCore as _, IntoWire as _};
@@ -57,7 +58,8 @@ fn decode(bytes: Bytes) -> Result<Topology, TopologyDocumentError> {
 /// What became of a document that was offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopologyOffer {
-    /// It is newer, and is gone by from now on.
+    /// It is newer, or says more than a copy of it that an older build had passed on, and
+    /// is gone by from now on.
     Taken,
     /// It is the one gone by already, or an older one.
     Known,
@@ -124,11 +126,15 @@ impl TopologyState {
     {
         let turn = Arc::clone(&self.adopting).lock_owned().await;
         let current = self.current();
-        if offered.version < current.version || *offered == current {
+        if offered.version < current.version {
             return Ok(TopologyOffer::Known);
         }
         if offered.version == current.version {
-            return Ok(TopologyOffer::Conflict);
+            match compare_same_version(&current, offered) {
+                SameVersion::Known => return Ok(TopologyOffer::Known),
+                SameVersion::Conflict => return Ok(TopologyOffer::Conflict),
+                SameVersion::Fuller => {}
+            }
         }
         if let Err(error) = offered.validate() {
             return Ok(TopologyOffer::Invalid(error.to_string()));
@@ -156,6 +162,7 @@ pub async fn offer_topology(context: &NodeContext, offered: Arc<Topology>, from:
     let tell_first = || {
         let _ = context.writer.tell(WriterCommand::SetTopology(Arc::clone(&offered)));
         fencing::check_topology(context, &offered);
+        context.alarms.holders_changed(|node, namespace| offered.is_holder(node, namespace));
     };
     match context.topology.adopt(&offered, store, tell_first).await {
         Ok(TopologyOffer::Taken | TopologyOffer::Known) => {}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use interlock_core::admission::{
     Admission, ChannelEdit, ClosedReason, EditRefusal, NewPublication, PublishRefusal,
-    ResumeSession, SessionOpened, SessionRefusal,
+    ResumeSession, SessionOpened, SessionRefusal, Standing,
 };
 use interlock_core::directory::Definition;
 use interlock_core::identity::{
@@ -149,9 +149,10 @@ pub enum BaseAnswer {
 /// One thing for the log writer to do.
 pub enum WriterCommand {
     /// Publish, in order, up to the first that is refused.
-    Publish(Vec<NewPublication>, FrameOrder, oneshot::Sender<PublishAnswer>),
+    Publish(Standing, Vec<NewPublication>, FrameOrder, oneshot::Sender<PublishAnswer>),
     /// Open or resume a publisher session, with random bits for a new one.
     OpenSession(
+        Standing,
         NamespaceNumber,
         [u8; 16],
         Option<ResumeSession>,
@@ -160,7 +161,7 @@ pub enum WriterCommand {
     /// Edit a channel.
     Edit(Box<ChannelEdit>, oneshot::Sender<Result<EditAnswer, EditRefusal>>),
     /// Take what is new of a peer's frame.
-    Receive(Frame, mpsc::UnboundedSender<SubmissionAnswer>),
+    Receive(NodeNumber, Frame, mpsc::UnboundedSender<SubmissionAnswer>),
     /// Move over what no member has any more.
     ReceiveHole(Hole, Option<Row>, mpsc::UnboundedSender<SubmissionAnswer>),
     /// Merge what is left of trimmed messages; told when a whole base is stored.
@@ -192,12 +193,12 @@ pub enum WriterCommand {
 impl WriterCommand {
     fn cost(&self) -> usize {
         let carried = match self {
-            Self::Publish(publications, ..) => publications
+            Self::Publish(_, publications, ..) => publications
                 .iter()
                 .map(|it| it.payload.len() + it.key.len() + MESSAGE_OVERHEAD_BYTES)
                 .sum(),
             Self::Edit(..) => interlock_core::limits::MAX_CONTENT_BYTES,
-            Self::Receive(frame, _) => {
+            Self::Receive(_, frame, _) => {
                 frame.sends.iter().map(|send| send.len() + MESSAGE_OVERHEAD_BYTES).sum()
             }
             Self::MergeBase(_, base, _) => {
@@ -274,14 +275,31 @@ impl LogWriter {
         self.publish_in_order(publications, &FrameOrder::default()).await
     }
 
+    /// Publishes what a repair took off here, also where this node is leaving.
+    pub async fn bring_back(
+        &self,
+        publications: Vec<NewPublication>,
+    ) -> Result<oneshot::Receiver<PublishAnswer>, QueueClosed> {
+        self.publish_as(Standing::Holder, publications, &FrameOrder::default()).await
+    }
+
     /// Publishes a frame of a stream, unless one before it is refused.
     pub async fn publish_in_order(
         &self,
         publications: Vec<NewPublication>,
         order: &FrameOrder,
     ) -> Result<oneshot::Receiver<PublishAnswer>, QueueClosed> {
+        self.publish_as(Standing::Member, publications, order).await
+    }
+
+    async fn publish_as(
+        &self,
+        standing: Standing,
+        publications: Vec<NewPublication>,
+        order: &FrameOrder,
+    ) -> Result<oneshot::Receiver<PublishAnswer>, QueueClosed> {
         let (sender, receiver) = oneshot::channel();
-        self.submit(WriterCommand::Publish(publications, order.clone(), sender)).await?;
+        self.submit(WriterCommand::Publish(standing, publications, order.clone(), sender)).await?;
         Ok(receiver)
     }
 

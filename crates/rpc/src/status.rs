@@ -105,6 +105,10 @@ reasons! {
     /// because nodes were not heard since its start: data that was lost or restored
     /// from an old copy must not lead to numbers given out twice.
     TopologyBehind => "TOPOLOGY_BEHIND", FailedPrecondition;
+    /// A log cannot be cut where a repair says, or not here.
+    NotRepairable => "NOT_REPAIRABLE", FailedPrecondition;
+    /// Not all nodes' builds understand it yet.
+    FeatureLevel => "FEATURE_LEVEL", FailedPrecondition;
     /// The caller and this build have no protocol version in common.
     ProtocolMismatch => "PROTOCOL_MISMATCH", FailedPrecondition;
 
@@ -130,6 +134,8 @@ reasons! {
     Starting => "STARTING", Unavailable;
     /// The member still takes over the namespace's state.
     Backfilling => "BACKFILLING", Unavailable;
+    /// What an earlier repair took off is not published again yet.
+    RepairUnderWay => "REPAIR_UNDER_WAY", Unavailable;
     /// The process ends: go elsewhere.
     Draining => "DRAINING", Unavailable;
     /// The control-plane's store could not be written; nothing has changed.

@@ -15,7 +15,7 @@
 //! region = "eu"
 //! replication_address = "eu-1.example:7300"
 //! client_address = "eu-1.example:7200"
-//! # state = "active"         # or "leaving", "removed"
+//! # state = "active"         # or "leaving", with the list below; "removed"
 //!
 //! [[namespaces]]
 //! number = 1
@@ -26,17 +26,19 @@
 //! # retention_bytes = 0      # trim the oldest beyond this; 0 is never
 //! # when_full = "refuse"     # or "release": the slowest member gets a declared hole
 //! # founders = ["eu-1"]      # by default all active nodes in the groups' regions
+//! # leaving = ["us-1"]       # were members, and stay here until the others have all of theirs
 //! ```
 //!
 //! All nodes must be given the same file. A founder takes up its namespaces with
 //! an empty disk only when it is started with `--bootstrap`; what it has opened
 //! it remembers itself, since nobody writes to this file but its owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use interlock_core::features::FIRST_FEATURE_LEVEL;
 use interlock_core::identity::{
     FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion,
 };
@@ -141,14 +143,12 @@ struct WrittenNode {
     region: Spanned<String>,
     replication_address: Spanned<String>,
     client_address: Spanned<String>,
-    #[serde(default)]
-    state: WrittenState,
+    state: Option<Spanned<WrittenState>>,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum WrittenState {
-    #[default]
     Active,
     Leaving,
     Removed,
@@ -177,6 +177,8 @@ struct WrittenNamespace {
     #[serde(default)]
     when_full: WrittenWhenFull,
     founders: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    leaving: Vec<Spanned<String>>,
 }
 
 /// What is wrong, and at which byte.
@@ -205,6 +207,7 @@ fn topology(written: Written) -> Result<Topology, Fault> {
     add_groups(&mut topology, &written.groups)?;
     add_nodes(&mut topology, &written.nodes)?;
     add_namespaces(&mut topology, &written.namespaces)?;
+    check_leaving(&topology, &written.nodes)?;
     // All of this is checked above, with its line; this is the rule itself.
     topology.validate().map_err(|error| Fault { at: 0, message: error.to_string() })?;
     Ok(topology)
@@ -237,12 +240,14 @@ fn add_nodes(topology: &mut Topology, nodes: &[WrittenNode]) -> Result<(), Fault
             region: known_region(topology, &node.region)?,
             replication_address: address("replication_address", &node.replication_address)?,
             client_address: address("client_address", &node.client_address)?,
-            state: match node.state {
-                WrittenState::Active => NodeState::Active,
-                WrittenState::Leaving => NodeState::Leaving,
-                WrittenState::Removed => NodeState::Removed,
+            state: match node.state.as_ref().map(Spanned::get_ref) {
+                None | Some(WrittenState::Active) => NodeState::Active,
+                Some(WrittenState::Leaving) => NodeState::Leaving,
+                Some(WrittenState::Removed) => NodeState::Removed,
             },
             fencing_token: FencingToken::default(),
+            // Whoever wrote the file decides what is used; nothing is asked of builds.
+            feature_level: FIRST_FEATURE_LEVEL,
         });
     }
     Ok(())
@@ -284,10 +289,55 @@ fn add_namespaces(topology: &mut Topology, namespaces: &[WrittenNamespace]) -> R
                 },
             },
             founders: Vec::new(),
+            leaving: Vec::new(),
         });
         let founders = founders(topology, number, namespace)?;
+        let leaving = leaving(topology, number, &namespace.leaving)?;
         let added = topology.namespaces.last_mut().expect("was pushed above");
+        added.leaving = leaving;
         added.founders = founders.into_iter().map(|node| Founder { node, opened: false }).collect();
+    }
+    Ok(())
+}
+
+fn leaving(
+    topology: &Topology,
+    number: NamespaceNumber,
+    names: &[Spanned<String>],
+) -> Result<Vec<NodeNumber>, Fault> {
+    let mut once = Seen::new("leaving node");
+    let numbered = names.iter().map(|name| {
+        once.name(name)?;
+        let node = parsed(name, NodeName::parse)?;
+        let unknown = || Fault::at(name, format!("there is no node {node}"));
+        let known = topology.node_by_name(&node).ok_or_else(unknown)?;
+        if topology.is_member(known.number, number) {
+            let message = format!(
+                "the node {node} is a member of this namespace: it leaves with the state \
+                 \"leaving\", or when no group of the namespace has its region"
+            );
+            return Err(Fault::at(name, message));
+        }
+        Ok(known.number)
+    });
+    numbered.collect()
+}
+
+/// A node that leaves the mesh and is on no list would be no holder of anything: what it
+/// alone has would stay with it.
+fn check_leaving(topology: &Topology, nodes: &[WrittenNode]) -> Result<(), Fault> {
+    let listed: BTreeSet<NodeNumber> =
+        topology.namespaces.iter().flat_map(|namespace| namespace.leaving.clone()).collect();
+    for (written, node) in nodes.iter().zip(&topology.nodes) {
+        let Some(state) = &written.state else { continue };
+        if node.state == NodeState::Leaving && !listed.contains(&node.number) {
+            let message = format!(
+                "the node {} leaves and no namespace lists it: add it to `leaving` of its \
+                 namespaces, or write \"removed\" if it has left them all",
+                node.name
+            );
+            return Err(Fault::at(state, message));
+        }
     }
     Ok(())
 }

@@ -1,17 +1,19 @@
-//! The control-plane: the topology, and who hears of it when.
+//! The control-plane: the topology, what nodes have it record, and who hears of it when.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_core::identity::{FencingToken, NamespaceNumber, NodeNumber};
+use interlock_core::features::FEATURE_LEVEL;
+use interlock_core::identity::{FencingToken, NamespaceNumber, NodeNumber, TopologyVersion};
 use interlock_core::topology::Topology;
 use interlock_core::topology::edit::{self, EditError, NodeRegistration};
 
+use crate::departures::group;
 use crate::event::Event;
 use crate::history::Record;
 use crate::machine::MachineName;
 use crate::network::Endpoint;
-use crate::node::Input;
+use crate::node::{Input, Process};
 use crate::world::World;
 
 impl World {
@@ -27,12 +29,15 @@ impl World {
             region: machine.node.region.clone(),
             replication_address: machine.node.replication_address.clone(),
             client_address: machine.node.client_address.clone(),
+            feature_level: FEATURE_LEVEL,
         };
         match edit::register_node(self.topology(), &registration) {
             Ok(topology) => {
                 self.edit_topology(topology);
                 self.topology().node(name.node).expect("it has registered").fencing_token
             }
+            // It finds out by the same document, and goes.
+            Err(EditError::NodeRemoved(_)) => FencingToken::new(0),
             Err(error) => {
                 self.history.incident(Some(name.node), format!("cannot register: {error}"));
                 FencingToken::new(0)
@@ -73,12 +78,70 @@ impl World {
         token: FencingToken,
         namespaces: &[NamespaceNumber],
     ) {
-        match edit::record_opened(self.topology(), node, token, namespaces) {
+        let recorded = edit::record_opened(self.topology(), node, token, namespaces);
+        self.take_recorded(node, recorded, "an opening");
+    }
+
+    pub(crate) fn record_left_later(
+        &mut self,
+        name: MachineName,
+        left: Vec<NamespaceNumber>,
+        by: TopologyVersion,
+    ) {
+        if self.machine(name).hears_control_plane {
+            let longest = if self.random.chance(20) { 3_000 } else { 50 };
+            let span = (Duration::from_millis(1), Duration::from_millis(longest));
+            let delay = self.within(span);
+            let token = self.machines[&name].process.as_ref().map(Process::token);
+            self.after(delay, Event::RecordLeft(name, token.unwrap_or_default(), left, by));
+        }
+    }
+
+    pub(crate) fn record_left(
+        &mut self,
+        node: NodeNumber,
+        token: FencingToken,
+        namespaces: &[NamespaceNumber],
+        by: TopologyVersion,
+    ) {
+        let recorded = edit::record_left_by(self.topology(), node, token, namespaces, by);
+        self.take_recorded(node, recorded, "what it left");
+    }
+
+    /// Goes on with what a node has said, unless it is over.
+    fn take_recorded(
+        &mut self,
+        node: NodeNumber,
+        recorded: Result<Topology, EditError>,
+        what: &str,
+    ) {
+        match recorded {
             Ok(topology) => self.edit_topology(topology),
             // Another process has the name by now, or this one has not registered.
             Err(EditError::TokenMismatch { held, presented, .. }) if presented < held => {}
+            // By the newer document it says so again, if that is still true.
+            Err(EditError::LeftByOlder { .. }) => {}
             Err(error) => {
-                self.history.incident(Some(node), format!("cannot record an opening: {error}"));
+                self.history.incident(Some(node), format!("cannot record {what}: {error}"));
+            }
+        }
+    }
+
+    /// Places a namespace in all regions.
+    pub(crate) fn place_everywhere(&mut self, namespace: NamespaceNumber) -> bool {
+        let topology = self.topology();
+        let Some(name) = topology.namespace(namespace).map(|it| it.name.clone()) else {
+            return false;
+        };
+        match edit::update_namespace(topology, &name, &[group("all")], None) {
+            Ok(next) if next.version > topology.version => {
+                self.edit_topology(next);
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                self.history.incident(None, format!("cannot place a namespace: {error}"));
+                false
             }
         }
     }

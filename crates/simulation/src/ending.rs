@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use interlock_core::identity::{NamespaceNumber, NodeNumber};
-use interlock_storage::{LogStorage, StorageError};
+use interlock_core::replication::frames::TrimPoint;
+use interlock_core::topology::NodeState;
+use interlock_storage::{LogStorage, MemoryStorage, RecoveredLog};
 
 use crate::checks::StandingStill;
 use crate::event::Event;
 use crate::history::{FinalChannel, FinalLog, FinalNamespace, FinalNode, Outcome, Record};
 use crate::machine::{Machine, MachineName};
 use crate::node::Process;
+use crate::opening::OpeningError;
 use crate::world::{Phase, World};
 
 /// All has to be well so long after the faults: reconnecting takes up to ten
@@ -74,6 +77,18 @@ impl World {
                 return Some(format!("node {node}: {trouble}"));
             }
         }
+        let topology = self.topology();
+        for namespace in &topology.namespaces {
+            if let Some(node) = namespace.leaving.first() {
+                return Some(format!("node {node} has not left {} yet", namespace.name));
+            }
+        }
+        let is_removed = |name: &&MachineName| {
+            topology.node(name.node).is_some_and(|node| node.state == NodeState::Removed)
+        };
+        if let Some(name) = self.machines.keys().find(is_removed) {
+            return Some(format!("node {name} was removed and is there"));
+        }
         let busy = self.busy_clients();
         if !busy.is_empty() {
             return Some(format!("clients wait: {busy:?}"));
@@ -93,7 +108,9 @@ impl World {
             return Some(format!("has topology {}", process.topology().version));
         }
         for namespace in topology.namespaces_of(node) {
-            if !process.is_ready(namespace) {
+            // A state of which a part stands still nobody can take over before a repair.
+            let stands_still = still.logs().any(|log| log.namespace == namespace);
+            if !process.is_ready(namespace) && !stands_still {
                 return Some(format!("is not ready in namespace {namespace}"));
             }
         }
@@ -144,13 +161,17 @@ impl World {
         if let Some(trouble) = self.trouble() {
             self.history.incident(None, format!("not well any more: {trouble}"));
         }
+        if self.has_carriers() {
+            return self.look_at_carriers_later();
+        }
         self.finish();
     }
 
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.phase = Phase::Over;
         self.collect_final_state();
         self.look_for_unseen_resumed();
+        self.end_subscriptions();
         self.resume_kept_cursors();
         self.count();
         let nodes: Vec<NodeNumber> = self.final_state.nodes.keys().copied().collect();
@@ -168,8 +189,12 @@ impl World {
         let topology = std::sync::Arc::clone(self.topology());
         for (MachineName { node, .. }, machine) in &self.machines {
             let Some(process) = &machine.process else { continue };
-            match final_node(process, &topology.namespaces_of(*node)) {
-                Ok(state) => _ = self.final_state.nodes.insert(*node, state),
+            match final_node(machine, process, &topology.namespaces_of(*node)) {
+                Ok(state) => {
+                    let points = trim_points(process, state.namespaces.keys());
+                    self.final_state.trim_points.insert(*node, points);
+                    self.final_state.nodes.insert(*node, state);
+                }
                 Err(error) => {
                     let what = format!("the disk cannot be read at the end: {error}");
                     self.history.incident(Some(*node), what);
@@ -206,23 +231,35 @@ impl World {
     }
 }
 
+/// What the stored index has of the namespaces; nothing where it cannot be read, which
+/// is found out elsewhere.
+fn trim_points<'a>(
+    process: &Process,
+    namespaces: impl Iterator<Item = &'a NamespaceNumber>,
+) -> Vec<TrimPoint> {
+    namespaces.flat_map(|it| process.trim_points(*it).unwrap_or_default()).collect()
+}
+
+/// What the disk has, whatever the process knows of it, and what the process shows.
 fn final_node(
+    machine: &Machine,
     process: &Process,
     namespaces: &[NamespaceNumber],
-) -> Result<FinalNode, StorageError> {
+) -> Result<FinalNode, OpeningError> {
     let mut node = FinalNode::default();
-    let storage = process.storage();
-    for (name, held) in process.admission().logs().iter() {
+    let opened = MemoryStorage::open(&machine.disk.copy());
+    let (storage, recovery) =
+        opened.map_err(|error| OpeningError::Inconsistent(error.to_string()))?;
+    for RecoveredLog { row, mark, .. } in recovery.logs {
         let mut messages = Vec::new();
-        let mut from = held.row.first_m_id();
-        while from <= held.durable.m_id {
-            let read = storage.read(name, from, held.durable.m_id, usize::MAX)?;
+        let mut from = row.first_m_id();
+        while from <= mark.m_id {
+            let read = storage.read(&row.log, from, mark.m_id, usize::MAX)?;
             let Some(last) = read.last() else { break };
             from = last.m_id.next();
             messages.extend(read.into_iter().map(|message| (message.m_id, message.bytes)));
         }
-        let (row, mark) = (held.row.clone(), held.durable);
-        node.logs.insert(*name, FinalLog { row, mark, messages });
+        node.logs.insert(row.log, FinalLog { row, mark, messages });
     }
     for namespace in namespaces {
         let admission = process.admission();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{FencingToken, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{FencingToken, NamespaceNumber, NodeNumber, TopologyVersion};
 use interlock_core::topology::Topology;
 
 use crate::faults::FaultKind;
@@ -44,6 +44,8 @@ pub enum Event {
     ClientWakes(ClientNumber, Moment),
     /// A founder tells the control-plane what it has opened.
     RecordOpened(MachineName, FencingToken, Vec<NamespaceNumber>),
+    /// A node tells the control-plane what the members have all of, by which document.
+    RecordLeft(MachineName, FencingToken, Vec<NamespaceNumber>, TopologyVersion),
     /// The control-plane tells a node the newest topology.
     TopologyTold(MachineName, Arc<Topology>),
     /// A process that was started without the control-plane registers.
@@ -71,6 +73,8 @@ pub enum Event {
     QuietBegins,
     /// It has been quiet for a while.
     QuietEnds,
+    /// Nobody is left alone any more for having stalled once.
+    CarriersLooked,
 }
 
 /// What is right again.
@@ -84,6 +88,8 @@ pub enum FaultEnd {
     SyncRestored(MachineName),
     /// A node hears from the control-plane.
     ControlPlaneBack(MachineName),
+    /// A namespace is placed everywhere again.
+    NamespaceGrown(NamespaceNumber),
 }
 
 impl fmt::Display for Event {
@@ -111,6 +117,9 @@ impl fmt::Display for Event {
             Self::RecordOpened(node, _, namespaces) => {
                 write!(f, "n{node} has opened {namespaces:?}")
             }
+            Self::RecordLeft(node, _, namespaces, by) => {
+                write!(f, "n{node} has left {namespaces:?} by {by}")
+            }
             Self::Registers(Endpoint { machine, process }) => {
                 write!(f, "n{machine} {process} registers")
             }
@@ -134,6 +143,7 @@ impl fmt::Display for Event {
             Self::Look => f.write_str("look"),
             Self::QuietBegins => f.write_str("QUIET begins"),
             Self::QuietEnds => f.write_str("QUIET ends"),
+            Self::CarriersLooked => f.write_str("CARRIERS are looked at"),
         }
     }
 }

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use interlock_core::clock::Moment;
 use interlock_core::identity::{NamespaceNumber, NodeNumber};
-use interlock_core::names::{GroupName, NamespaceName};
-use interlock_core::topology::edit;
 use interlock_storage::Loss;
 
 use crate::event::{Event, FaultEnd};
@@ -14,6 +12,7 @@ use crate::faults::FaultKind;
 use crate::history::{Record, Replacement};
 use crate::machine::{Machine, MachineName, SavedCopy};
 use crate::network::{Cargo, Delivery};
+use crate::scenario::SOMEWHERE;
 use crate::world::{Phase, World};
 
 const fn milliseconds(count: u64) -> Duration {
@@ -72,9 +71,12 @@ impl World {
                 true
             }
             FaultKind::DiskError => self.fail_disk(),
-            FaultKind::NamespaceGrowth => self.grow_namespace(),
+            FaultKind::NamespaceGrowth => self.place_everywhere(SOMEWHERE),
             FaultKind::SecondProcess => self.start_second_process(),
             FaultKind::ResumedSnapshot => self.take_snapshot(),
+            FaultKind::NamespaceShrink => self.shrink_namespace(),
+            FaultKind::NodeLeaves => self.have_node_leave(),
+            FaultKind::NodeRemoved => self.remove_node(),
             FaultKind::ControlPlaneLost => {
                 let node = self.any_machine();
                 self.machine(node).hears_control_plane = false;
@@ -90,8 +92,10 @@ impl World {
         *self.machines.keys().nth(index).expect("below the length")
     }
 
+    /// The nodes that are there.
     fn nodes(&self) -> Vec<NodeNumber> {
-        self.scenario.topology.nodes.iter().map(|node| node.number).collect()
+        let nodes: BTreeSet<NodeNumber> = self.machines.keys().map(|name| name.node).collect();
+        nodes.into_iter().collect()
     }
 
     fn two_nodes(&mut self) -> (NodeNumber, NodeNumber) {
@@ -260,7 +264,7 @@ impl World {
         }
         let index = self.random.index(copies);
         let recorded = self.machine(node).copies[index].recorded.clone();
-        if !self.can_be_without(node.node, &recorded) {
+        if !self.can_be_without(node.node, &recorded) || !self.may_be_put_back(node, index) {
             return false;
         }
         self.crash(node, None);
@@ -346,24 +350,6 @@ impl World {
         true
     }
 
-    /// Places the second namespace everywhere.
-    fn grow_namespace(&mut self) -> bool {
-        let name = NamespaceName::parse("somewhere").expect("a good name");
-        let group = GroupName::parse("all").expect("a good name");
-        let before = self.topology().version;
-        match edit::update_namespace(self.topology(), &name, &[group], None) {
-            Ok(topology) if topology.version > before => {
-                self.edit_topology(topology);
-                true
-            }
-            Ok(_) => false,
-            Err(error) => {
-                self.history.incident(None, format!("cannot place a namespace: {error}"));
-                false
-            }
-        }
-    }
-
     /// Everything is right again, at once.
     pub(crate) fn heal(&mut self) {
         self.extra_delays.clear();
@@ -377,6 +363,7 @@ impl World {
             let after = self.random.duration(milliseconds(1), milliseconds(500));
             self.after(after, Event::Start(node));
         }
+        self.turn_clients_to_members();
         self.begin_healing();
         self.tell_topology();
     }
@@ -403,6 +390,7 @@ impl World {
                 }
             }
             FaultEnd::ControlPlaneBack(name) => self.control_plane_back(name),
+            FaultEnd::NamespaceGrown(namespace) => _ = self.place_everywhere(namespace),
         }
     }
 

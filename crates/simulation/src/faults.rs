@@ -38,11 +38,17 @@ pub enum FaultKind {
     ControlPlaneLost,
     /// A machine is resumed from a snapshot of its memory and disk.
     ResumedSnapshot,
+    /// A namespace is taken off regions, and perhaps placed there again.
+    NamespaceShrink,
+    /// A node is told to leave the mesh.
+    NodeLeaves,
+    /// A node is removed at once, whatever it holds.
+    NodeRemoved,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::StreamBreak,
         Self::Delay,
         Self::OneWayPartition,
@@ -59,7 +65,13 @@ impl FaultKind {
         Self::SecondProcess,
         Self::ControlPlaneLost,
         Self::ResumedSnapshot,
+        Self::NamespaceShrink,
+        Self::NodeLeaves,
+        Self::NodeRemoved,
     ];
+
+    /// Those that take members away.
+    pub const LEAVING: [Self; 3] = [Self::NamespaceShrink, Self::NodeLeaves, Self::NodeRemoved];
 
     /// How many seeds of a hundred have faults of this kind.
     pub const fn percent_of_seeds(self) -> u64 {
@@ -71,7 +83,15 @@ impl FaultKind {
             Self::DiskError | Self::NamespaceGrowth | Self::ControlPlaneLost => 30,
             Self::SecondProcess => 25,
             Self::ResumedSnapshot => 10,
+            Self::NamespaceShrink => 30,
+            Self::NodeLeaves => 20,
+            Self::NodeRemoved => 15,
         }
+    }
+
+    /// Whether chance of its own decides if a world has it: so others are as they were.
+    pub(crate) fn is_drawn_apart(self) -> bool {
+        self == Self::ResumedSnapshot || Self::LEAVING.contains(&self)
     }
 
     /// The name that people read.
@@ -93,6 +113,9 @@ impl FaultKind {
             Self::SecondProcess => "second process",
             Self::ControlPlaneLost => "control-plane lost",
             Self::ResumedSnapshot => "resumed snapshot",
+            Self::NamespaceShrink => "namespace shrink",
+            Self::NodeLeaves => "node leaves",
+            Self::NodeRemoved => "node removed",
         }
     }
 }

@@ -9,11 +9,13 @@
 //! hash. First things go wrong, then all is healed, and then everything has to
 //! come right.
 
+mod carriers;
 pub mod checks;
 mod client_traffic;
 pub mod clients;
 mod control_plane;
 pub mod delivery;
+mod departures;
 pub mod display;
 mod ending;
 pub mod event;
@@ -21,14 +23,18 @@ pub mod event_queue;
 pub mod exhaustive;
 mod fault_injection;
 pub mod faults;
+pub mod final_state;
 pub mod history;
+mod kept_cursors;
 pub mod machine;
 pub mod network;
 mod network_traffic;
 pub mod node;
 pub mod opening;
 pub mod planted_bug;
+mod processes;
 pub mod random;
+pub mod record;
 pub mod requests;
 pub mod run;
 pub mod scenario;

@@ -10,12 +10,16 @@ use interlock_core::identity::{
     FencingToken, Incarnation, LogName, Mark, MemberOpening, NamespaceNumber, NodeNumber,
     TopologyVersion,
 };
-use interlock_core::topology::{Node, Topology};
-use interlock_storage::{LogStorage, Loss, MemoryDisk, MemoryStorage, OpenError, Recovery};
+use interlock_core::topology::{Node, NodeState, Topology};
+use interlock_storage::departing::{remove_what_was_left, take_drained_back};
+use interlock_storage::{
+    LogStorage, Loss, MemoryDisk, MemoryStorage, OpenError, OpenOptions, Recovery,
+};
 
 use crate::network::{Endpoint, ProcessNumber};
-use crate::node::{Process, ProcessConfig, Start, TOPOLOGY_DOCUMENT};
+use crate::node::{Process, ProcessConfig, Start, TOPOLOGY_DOCUMENT, readiness_document};
 use crate::opening::OpeningError;
+use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 
 /// Names a machine, and so a disk and whatever runs over it: a node has one,
@@ -112,6 +116,8 @@ pub struct Machine {
     pub is_resumed: bool,
     /// What the last process had appended.
     pub remembered: Vec<(LogName, Mark)>,
+    /// Namespaces that its openings have removed and the history does not know of.
+    pub purged: Vec<NamespaceNumber>,
     /// What its disk holds for certain: as opened, and synced since.
     pub durable: BTreeMap<LogName, Mark>,
 }
@@ -121,6 +127,8 @@ pub struct Machine {
 pub enum StartError {
     /// It died again while it opened its disk.
     Died,
+    /// The node was removed from the mesh.
+    Removed,
     /// The storage refused the disk.
     Storage(OpenError),
     /// The disk contradicts itself.
@@ -170,6 +178,7 @@ impl Machine {
             snapshot: None,
             is_resumed: false,
             remembered: Vec::new(),
+            purged: Vec::new(),
             durable: BTreeMap::new(),
         }
     }
@@ -209,17 +218,25 @@ impl Machine {
     pub fn start(&mut self, starter: Starter<'_>) -> Result<Recovery, StartError> {
         let Starter { random, now, process, token, topologies, config, dies_percent, resumed } =
             starter;
-        let (storage, recovery) = MemoryStorage::open(&self.disk).map_err(StartError::Storage)?;
+        let flaw = config.planted.and_then(PlantedBug::opening_flaw);
+        let (storage, mut recovery) =
+            MemoryStorage::open_flawed(&self.disk, OpenOptions::default(), flaw)
+                .map_err(StartError::Storage)?;
         // What the walk left is durable, whatever becomes of this process.
         self.durable = recovery.logs.iter().map(|log| (log.row.log, log.mark)).collect();
+        let topology = self
+            .known_topology(&storage, topologies)
+            .map_err(|error| StartError::Opening(error.into()))?;
+        self.remove_what_was_left(&storage, &topology, &mut recovery, config.planted)
+            .map_err(|error| StartError::Opening(error.into()))?;
         if random.chance(dies_percent) {
             drop(storage);
             self.crash(random);
             return Err(StartError::Died);
         }
-        let topology = self
-            .known_topology(&storage, topologies)
-            .map_err(|error| StartError::Opening(error.into()))?;
+        if topology.node(self.node.number).is_some_and(|it| it.state == NodeState::Removed) {
+            return Err(StartError::Removed);
+        }
         let incarnation = Incarnation::new(random.nonzero_bits()).expect("not zero");
         let remembered = std::mem::take(&mut self.remembered);
         let start = Start {
@@ -239,6 +256,37 @@ impl Machine {
         let opened = Process::open(storage, &recovery, start, config, self.wall(now));
         self.process = Some(opened.map_err(StartError::Opening)?);
         Ok(recovery)
+    }
+
+    /// The opening begins with what the node has left. Old copies of the disk go with
+    /// it: where one is put back, nobody can say whether the members have what it has.
+    fn remove_what_was_left(
+        &mut self,
+        storage: &MemoryStorage,
+        topology: &Topology,
+        recovery: &mut Recovery,
+        planted: Option<PlantedBug>,
+    ) -> Result<(), interlock_storage::StorageError> {
+        let me = self.node.number;
+        let remove = |storage: &MemoryStorage, recovery: &mut Recovery| {
+            remove_what_was_left(storage, topology, me, recovery, &readiness_document)
+        };
+        let removed = if planted == Some(PlantedBug::LeftOnDisk) {
+            let opened = MemoryStorage::open(&self.disk.copy());
+            let removed = remove(&opened.expect("it has just been opened").0, recovery)?;
+            removed.iter().try_for_each(|namespace| take_drained_back(storage, *namespace))?;
+            removed
+        } else {
+            remove(storage, recovery)?
+        };
+        for namespace in &removed {
+            self.recorded.remove(namespace);
+            self.durable.retain(|log, _| log.namespace != *namespace);
+            self.copies.clear();
+            self.snapshot = None;
+        }
+        self.purged.extend(removed);
+        Ok(())
     }
 
     /// The newest topology that the machine can get at: the control-plane's, or

@@ -11,8 +11,8 @@ use interlock_core::identity::{
 };
 use interlock_core::message::{ChannelAction, ChannelOperation, MessageHead, MessageKind};
 use interlock_core::projection::{
-    DirectoryProjection, ProjectedLog, Projection, ProjectionKind, ProjectionOpening, Publishers,
-    PublishersProjection, opening_of,
+    ChannelIndex, DirectoryProjection, ProjectedLog, Projection, ProjectionKind, ProjectionOpening,
+    Publishers, PublishersProjection, opening_of,
 };
 use interlock_storage::{LogStorage, MemoryStorage, RecoveredLog, Recovery, StorageError};
 
@@ -32,6 +32,17 @@ pub struct Opened {
     pub directories: DirectoryProjection,
     /// The sessions as they are stored.
     pub publishers: PublishersProjection,
+    /// Where in the logs the channels are.
+    pub channel_index: ChannelIndex,
+}
+
+impl Opened {
+    /// Moves over messages that a log no longer has.
+    fn skip(&mut self, log: &LogName, through: MessageNumber) {
+        self.directories.skip(log, through);
+        self.publishers.skip(log, through);
+        self.channel_index.skip(log, through);
+    }
 }
 
 /// Why a disk's meaning could not be had.
@@ -59,37 +70,53 @@ pub fn take_up(
             .map_err(|conflict| OpeningError::Inconsistent(conflict.to_string()))?;
     }
     let logs: Vec<ProjectedLog> = recovery.logs.iter().map(projected_log).collect();
-    let mut directories: DirectoryProjection = open_projection(storage, recovery, &logs)?;
-    let mut publishers: PublishersProjection = open_projection(storage, recovery, &logs)?;
-    publishers.set_origin(me);
     recovered.publishers = load_sessions(storage, recovery, me)?;
+    let mut opened = Opened {
+        recovered,
+        directories: open_projection(storage, recovery, &logs, planted)?,
+        publishers: open_projection(storage, recovery, &logs, planted)?,
+        channel_index: open_projection(storage, recovery, &logs, planted)?,
+    };
+    opened.publishers.set_origin(me);
 
     // Parents before children: a log's number begins above its parents'.
     let mut in_order: Vec<&RecoveredLog> = recovery.logs.iter().collect();
     in_order.sort_by_key(|log| (log.row.first_m_id(), log.row.log));
     for log in in_order {
         let name = log.row.log;
-        let start = log.row.first_m_id().previous();
         let own = name.origin == me;
-        let directory_from = directories.position_of(&name).max(start);
-        let sessions_from = publishers.position_of(&name).max(start);
-        let from = if own { directory_from.min(sessions_from) } else { directory_from };
-        for_each_message(storage, name, from.next(), log.mark.m_id, |name, head| {
-            directories.apply(name, &as_replayed(planted, head));
+        let mut from =
+            opened.directories.position_of(&name).min(opened.channel_index.position_of(&name));
+        let sessions_from = opened.publishers.position_of(&name);
+        if own {
+            from = from.min(sessions_from);
+        }
+        let mut next = from.max(log.row.first_m_id().previous()).next();
+        for_each_message(storage, name, next, log.mark.m_id, |name, head| {
+            if name.m_id > next {
+                opened.skip(&name.log, name.m_id.previous());
+            }
+            next = name.m_id.next();
+            opened.directories.apply(name, &as_replayed(planted, head));
+            opened.channel_index.apply(name, head);
             if planted != Some(PlantedBug::SessionsNotReplayed) {
-                publishers.apply(name, head);
+                opened.publishers.apply(name, head);
                 if own && name.m_id > sessions_from {
-                    let sessions = recovered.publishers.entry(name.log.namespace).or_default();
-                    sessions.apply(name, head);
+                    let sessions = &mut opened.recovered.publishers;
+                    sessions.entry(name.log.namespace).or_default().apply(name, head);
                 }
             }
         })?;
+        if next <= log.last_missing {
+            opened.skip(&name, log.last_missing);
+        }
     }
-    recovered.directories = directories
+    opened.recovered.directories = opened
+        .directories
         .directories()
         .map(|(namespace, directory)| (namespace, directory.clone()))
         .collect::<BTreeMap<NamespaceNumber, Directory>>();
-    Ok(Opened { recovered, directories, publishers })
+    Ok(opened)
 }
 
 /// A message as it is replayed; a planted bug makes nothing of it.
@@ -111,22 +138,22 @@ fn as_replayed<'a>(planted: Option<PlantedBug>, head: &MessageHead<'a>) -> Messa
 }
 
 fn projected_log(log: &RecoveredLog) -> ProjectedLog {
-    let start = log.row.first_m_id().previous();
-    // The point before the first message is no loss.
-    let floor = if log.floor.m_id > start { log.floor.m_id } else { MessageNumber::ZERO };
-    ProjectedLog { log: log.row.log, floor, held: log.mark.m_id }
+    ProjectedLog::new(&log.row, log.floor.m_id, log.last_missing, log.mark.m_id)
 }
 
 fn open_projection<P: Projection>(
     storage: &MemoryStorage,
     recovery: &Recovery,
     logs: &[ProjectedLog],
+    planted: Option<PlantedBug>,
 ) -> Result<P, OpeningError> {
     let stored = storage.projection(P::KIND)?;
     let is_ahead = recovery.projections_ahead.contains(&P::KIND);
-    if let (Some(position), ProjectionOpening::Load, false) =
-        (&stored, opening_of(stored.as_ref(), P::LAYOUT, logs), is_ahead)
-    {
+    let opening = match planted {
+        Some(PlantedBug::ProjectionAhead) if stored.is_some() => ProjectionOpening::Load,
+        _ => opening_of(stored.as_ref(), P::LAYOUT, logs),
+    };
+    if let (Some(position), ProjectionOpening::Load, false) = (&stored, opening, is_ahead) {
         let prefixes = P::prefixes_to_load(position);
         return P::load(position, scan_all(storage, P::KIND, &prefixes)?, logs)
             .map_err(|error| OpeningError::Inconsistent(format!("{:?}: {error}", P::KIND)));

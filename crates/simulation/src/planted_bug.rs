@@ -1,5 +1,7 @@
 //! Bugs that the driver commits on request, so that the checkers are checked.
 
+use interlock_storage::OpeningFlaw;
+
 /// One bug of the driver. Only tests ask for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlantedBug {
@@ -62,13 +64,63 @@ pub enum PlantedBug {
     /// it wrote.
     OwnMarksIgnored,
     /// What an older opening of a member acknowledged is believed of the one that is
-    /// there. Only the search of small worlds can tell: nothing trims yet.
+    /// there.
     OldAcknowledgementBelieved,
+    /// A log is trimmed although members lack its messages, and nothing is declared.
+    TrimmedBeforeHeldByAll,
+    /// A log is trimmed further than was decided.
+    TrimmedBeyondDecided,
+    /// The mark moves over a hole before the base that stands for it is stored.
+    HoleBeforeBase,
+    /// Trim points that come with a base are not kept.
+    TrimPointsDropped,
+    /// Members that hold the same messages and other channels are left as they are.
+    DifferencesLeftAlone,
+    /// A reader that follows is not told of a hole that the node takes.
+    HolesPassedOver,
+    /// What is appended reaches the stored session table before it is durable, and an
+    /// opening takes a table that is ahead of its log.
+    ProjectionAhead,
+    /// What a kill left in the page cache is served before it is durable.
+    SurvivorsUnsynced,
+    /// The opening walk keeps logs though what they go on from is not held.
+    ParentsUnchecked,
+    /// Whoever receives takes what senders send, member or not.
+    FilteredBySenderOnly,
+    /// What a member refuses, because it is none any more, counts as held by it.
+    RefusedCountedAsHeld,
+    /// Who asks for the last so many gets so many fewer as others asked for.
+    LastCountsUnshown,
+    /// Who asks for the last so many gets twice as many.
+    LastCountedTwice,
+    /// Who asks for a time is started by when messages were accepted, not by when they
+    /// came.
+    StartedByStamp,
+    /// Channels that stand apart in a cursor are read from where the rest is.
+    OverridesForgotten,
+    /// Nobody takes a log from the member of its region that has it from another one.
+    SiblingsUnknown,
+    /// What is left is removed though members lack some of it.
+    PurgedBeforeHeldByAll,
+    /// What is left is forgotten, and stays on the disk.
+    LeftOnDisk,
+    /// What was drained counts as drained when it is a member's again.
+    DrainedNeverTakenBack,
 }
 
 impl PlantedBug {
+    /// The storage's part in it.
+    pub(crate) const fn opening_flaw(self) -> Option<OpeningFlaw> {
+        match self {
+            Self::ParentsUnchecked => Some(OpeningFlaw::ParentsUnchecked),
+            Self::SurvivorsUnsynced => Some(OpeningFlaw::SurvivorsUnsynced),
+            Self::ProjectionAhead => Some(OpeningFlaw::ProjectionsUnchecked),
+            _ => None,
+        }
+    }
+
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 46] = [
         Self::AcknowledgedBeforeSync,
         Self::RepeatAnsweredBeforeSync,
         Self::AppendedToldAsHeld,
@@ -76,6 +128,7 @@ impl PlantedBug {
         Self::MarkFromLastKey,
         Self::IncarnationReused,
         Self::SessionsNotReplayed,
+        Self::ProjectionAhead,
         Self::DirectoryNotReplayed,
         Self::TombstonesForgotten,
         Self::AppliedInReverse,
@@ -95,6 +148,24 @@ impl PlantedBug {
         Self::SaidAgainShownAgain,
         Self::RepeatsUndeclared,
         Self::OwnMarksIgnored,
+        Self::SiblingsUnknown,
+        Self::LastCountsUnshown,
+        Self::LastCountedTwice,
+        Self::StartedByStamp,
+        Self::OverridesForgotten,
+        Self::FilteredBySenderOnly,
+        Self::RefusedCountedAsHeld,
+        Self::PurgedBeforeHeldByAll,
+        Self::LeftOnDisk,
+        Self::DrainedNeverTakenBack,
         Self::OldAcknowledgementBelieved,
+        Self::TrimmedBeforeHeldByAll,
+        Self::TrimmedBeyondDecided,
+        Self::HoleBeforeBase,
+        Self::TrimPointsDropped,
+        Self::DifferencesLeftAlone,
+        Self::HolesPassedOver,
+        Self::SurvivorsUnsynced,
+        Self::ParentsUnchecked,
     ];
 }

@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
+use interlock_core::features::FEATURE_LEVEL;
 use interlock_core::identity::{
     FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion,
 };
 use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
-use interlock_core::topology::{Founder, Group, Namespace, Node, NodeState, Retention, Topology};
+use interlock_core::topology::{
+    Founder, Group, Namespace, Node, NodeState, Retention, Topology, WhenFull,
+};
 
 use crate::clients::{ClientKind, Place};
 use crate::faults::FaultKind;
@@ -79,6 +82,10 @@ pub struct Restrictions {
     /// Whether publishers go elsewhere when their node does not answer; else the
     /// seed decides.
     pub moving_publishers: Option<bool>,
+    /// Whether logs are trimmed; else the seed decides.
+    pub trimming: Option<bool>,
+    /// Whether the mesh is large, if it is not of a certain size; else the seed decides.
+    pub large: Option<bool>,
 }
 
 impl Default for Restrictions {
@@ -88,6 +95,8 @@ impl Default for Restrictions {
             always: BTreeSet::new(),
             nodes: None,
             moving_publishers: None,
+            trimming: None,
+            large: None,
         }
     }
 }
@@ -95,12 +104,16 @@ impl Default for Restrictions {
 impl Scenario {
     /// Draws a scenario.
     pub fn draw(random: &mut Random, restrictions: &Restrictions) -> Self {
-        let nodes = restrictions.nodes.unwrap_or_else(|| random.between(2, 5));
-        let regions = random.between(1, nodes.min(3));
+        let mut nodes = restrictions.nodes.unwrap_or_else(|| random.between(2, 5));
+        let mut regions = random.between(1, nodes.min(3));
+        if restrictions.large == Some(true) && restrictions.nodes.is_none() {
+            // Several nodes in a region, and more regions.
+            (nodes, regions) = (random.between(6, 7), random.between(2, 4));
+        }
         let topology = draw_topology(random, nodes, regions);
         let fault_time = random.duration(Duration::from_secs(12), Duration::from_secs(30));
         let mut faults = BTreeMap::new();
-        for kind in FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::ResumedSnapshot) {
+        for kind in FaultKind::ALL.into_iter().filter(|kind| !kind.is_drawn_apart()) {
             let is_in = random.chance(kind.percent_of_seeds());
             let interval = random.duration(fault_time / 12, fault_time / 2);
             if restrictions.always.contains(&kind) || is_in && restrictions.allowed.contains(&kind)
@@ -119,6 +132,44 @@ impl Scenario {
         let is_in = random.chance(kind.percent_of_seeds()) && restrictions.allowed.contains(&kind);
         if is_in || restrictions.always.contains(&kind) {
             self.faults.insert(kind, self.fault_time / 4);
+        }
+    }
+
+    /// Perhaps lets members leave, decided apart like that. Where machines are resumed
+    /// from snapshots nobody leaves: what stands still cannot be handed over before
+    /// somebody repairs it.
+    pub fn perhaps_let_members_leave(&mut self, random: &mut Random, restrictions: &Restrictions) {
+        let is_resumed = self.faults.contains_key(&FaultKind::ResumedSnapshot);
+        for kind in FaultKind::LEAVING {
+            let is_in = random.chance(kind.percent_of_seeds()) && !is_resumed;
+            let interval = random.duration(self.fault_time / 6, self.fault_time / 2);
+            if restrictions.always.contains(&kind) || is_in && restrictions.allowed.contains(&kind)
+            {
+                self.faults.insert(kind, interval);
+            }
+        }
+    }
+
+    /// Lets namespaces keep little: by age, by bytes, or up to a cap at which publications
+    /// are refused or the slowest member's queue is released. Decided apart, so that
+    /// the rest of a world is as it is without it.
+    pub fn let_logs_be_trimmed(&mut self, random: &mut Random) {
+        for namespace in &mut self.topology.namespaces {
+            let (kind, bytes) = (random.below(8), random.between(800, 8_000));
+            let retention = &mut namespace.retention;
+            if matches!(kind, 0..=3) {
+                retention.bytes = bytes;
+            }
+            if matches!(kind, 2..=4) {
+                retention.age_seconds = random.between(1, 6);
+            }
+            if kind == 3 {
+                namespace.disk_cap_bytes = 3 * bytes;
+            }
+            if matches!(kind, 5 | 6) {
+                retention.when_full = WhenFull::Release;
+                namespace.disk_cap_bytes = 2 * bytes;
+            }
         }
     }
 
@@ -141,7 +192,7 @@ pub(crate) fn small_topology(nodes: u64) -> Topology {
 
 fn draw_topology(random: &mut Random, nodes: u64, regions: u64) -> Topology {
     let region = |index: u64| {
-        let name = ["north", "south", "west"][index as usize];
+        let name = ["north", "south", "west", "east"][index as usize];
         RegionName::parse(name).expect("a good name")
     };
     let regions: Vec<RegionName> = (0..regions).map(region).collect();
@@ -161,6 +212,7 @@ fn draw_topology(random: &mut Random, nodes: u64, regions: u64) -> Topology {
             client_address: format!("node-{number}:7000"),
             state: NodeState::Active,
             fencing_token: FencingToken::new(1),
+            feature_level: FEATURE_LEVEL,
         });
     }
     let group = |number, name: &str, regions: &[RegionName]| Group {
@@ -187,6 +239,7 @@ fn draw_topology(random: &mut Random, nodes: u64, regions: u64) -> Topology {
             disk_cap_bytes: 0,
             retention: Retention::default(),
             founders: Vec::new(),
+            leaving: Vec::new(),
         });
         let members = topology.members(number);
         let founders =
@@ -283,6 +336,8 @@ mod tests {
             always: [FaultKind::Crash].into(),
             nodes: Some(2),
             moving_publishers: None,
+            trimming: None,
+            large: None,
         };
         for seed in 0..50 {
             let scenario = Scenario::draw(&mut Random::new(seed), &restrictions);

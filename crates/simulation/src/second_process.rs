@@ -23,7 +23,10 @@ impl World {
     pub(crate) fn start_second_process(&mut self) -> bool {
         let first = self.any_machine();
         let is_alone = self.machines.len() == self.scenario.topology.nodes.len();
-        if !is_alone || !self.resumed.is_empty() {
+        // Of two that leave, the one with nothing would say that all is handed over.
+        let topology = self.topology();
+        let leaves = topology.namespaces.iter().any(|it| it.leaving.contains(&first.node));
+        if !is_alone || leaves || !self.resumed.is_empty() {
             // One at a time: with two, those who have to give way may wait for
             // one another, and for ever for what stands still.
             return false;
@@ -117,7 +120,7 @@ impl World {
     pub(crate) fn what_keeps(&self, name: MachineName) -> Option<String> {
         let machine = &self.machines[&name];
         let Some(process) = &machine.process else { return Some("is down".to_owned()) };
-        if let Some(trouble) = process.what_is_to_drain() {
+        if let Some(trouble) = process.what_is_to_drain(&self.standing_still()) {
             return Some(trouble);
         }
         if self.machines_of(name.node).nth(1).is_none() {

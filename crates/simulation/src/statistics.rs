@@ -50,14 +50,30 @@ pub struct Statistics {
     pub lost_replies: u64,
     /// Subscriptions that were begun.
     pub subscriptions: u64,
+    /// Of these, those that began at the last so many, or at a time.
+    pub wished_starts: u64,
+    /// Channels that a reader let stand apart from the rest of its cursor.
+    pub channels_apart: u64,
     /// Publications that subscribers got.
     pub delivered: u64,
     /// Gaps that they were told.
     pub gaps: u64,
+    /// Namespaces that were removed from disks whose nodes had left them.
+    pub purges: u64,
+    /// Machines that went with their nodes.
+    pub machines_gone: u64,
+    /// Trims.
+    pub trims: u64,
+    /// Of these, those that released somebody's queue.
+    pub releases: u64,
+    /// Holes that were taken from peers.
+    pub holes: u64,
     /// Cursors that they kept.
     pub kept_cursors: u64,
     /// Resumptions of kept cursors at the end, each at one member.
     pub resumed_cursors: u64,
+    /// Logs that a region with several members took from another one at the end.
+    pub carried_logs: u64,
     /// Machines that were resumed from a snapshot.
     pub resumed_snapshots: u64,
     /// Of these, seen and ended.
@@ -103,8 +119,16 @@ impl Statistics {
         self.stray_requests += other.stray_requests;
         self.lost_replies += other.lost_replies;
         self.subscriptions += other.subscriptions;
+        self.wished_starts += other.wished_starts;
+        self.channels_apart += other.channels_apart;
         self.delivered += other.delivered;
         self.gaps += other.gaps;
+        self.purges += other.purges;
+        self.machines_gone += other.machines_gone;
+        self.carried_logs += other.carried_logs;
+        self.trims += other.trims;
+        self.releases += other.releases;
+        self.holes += other.holes;
         self.kept_cursors += other.kept_cursors;
         self.resumed_cursors += other.resumed_cursors;
         self.resumed_snapshots += other.resumed_snapshots;

@@ -6,17 +6,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use interlock_core::clock::Moment;
 use interlock_core::cursor::Cursor;
 use interlock_core::delivery::ChannelFilter;
-use interlock_core::identity::{MessageName, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{NamespaceNumber, NodeNumber};
+use interlock_core::names::ChannelName;
 
-use crate::delivery::{Gateway, Session, Told};
+use crate::delivery::{self, Gateway, Session, Start, Told};
 use crate::event::Event;
-use crate::history::{SessionNumber, SessionRecord};
+use crate::history::{Asked, SessionNumber, SessionRecord};
 use crate::network::Endpoint;
 use crate::node::Process;
-use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 use crate::scenario::{EVERYWHERE, SOMEWHERE, Scenario};
 use crate::world::{Phase, World};
@@ -25,26 +24,36 @@ use crate::world::{Phase, World};
 const KEPT_CURSORS: usize = 5;
 const FILTERS: [&[&str]; 4] = [&[], &["prices/*"], &["news", "live"], &["a/b/c", "config*"]];
 
+/// Where somebody starts without a cursor.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    Last(usize),
+    Milliseconds(u64),
+}
+
 /// A subscriber.
 #[derive(Debug)]
-struct Subscriber {
-    number: u32,
+pub(crate) struct Subscriber {
+    pub(crate) number: u32,
     namespace: NamespaceNumber,
     filter: ChannelFilter,
-    node: NodeNumber,
-    session: Option<(Session, SessionNumber)>,
+    pub(crate) node: NodeNumber,
+    pub(crate) session: Option<(Session, SessionNumber)>,
     /// Where it goes on; nowhere yet.
     cursor: Option<Cursor>,
+    /// What it asks for in place of a cursor: the last so many, or what came in the
+    /// last so many milliseconds.
+    wish: Option<Wish>,
     older: Vec<Cursor>,
 }
 
 /// A cursor to be resumed at the end.
 #[derive(Clone, Debug)]
 pub(crate) struct KeptCursor {
-    subscriber: u32,
-    namespace: NamespaceNumber,
-    filter: ChannelFilter,
-    cursor: Cursor,
+    pub(crate) subscriber: u32,
+    pub(crate) namespace: NamespaceNumber,
+    pub(crate) filter: ChannelFilter,
+    pub(crate) cursor: Cursor,
 }
 
 /// All of them.
@@ -52,8 +61,8 @@ pub(crate) struct KeptCursor {
 pub(crate) struct Subscriptions {
     random: Random,
     gateways: BTreeMap<(NodeNumber, NamespaceNumber), Gateway>,
-    subscribers: Vec<Subscriber>,
-    kept: Vec<KeptCursor>,
+    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) kept: Vec<KeptCursor>,
     kept_of: u64,
 }
 
@@ -69,7 +78,7 @@ impl Subscriptions {
                 let patterns = *random.choose(&FILTERS).expect("there are filters");
                 let filter = ChannelFilter::parse(patterns).expect("good patterns");
                 let number = subscribers.len() as u32 + 1;
-                let (session, cursor, older) = (None, None, Vec::new());
+                let (session, cursor, wish, older) = (None, None, None, Vec::new());
                 subscribers.push(Subscriber {
                     number,
                     namespace,
@@ -77,6 +86,7 @@ impl Subscriptions {
                     node,
                     session,
                     cursor,
+                    wish,
                     older,
                 });
             }
@@ -115,9 +125,26 @@ impl World {
         for namespace in [EVERYWHERE, SOMEWHERE] {
             if self.topology().is_member(node, namespace) {
                 self.run_gateway_of(node, namespace);
+            } else {
+                self.move_subscribers(node, namespace);
             }
         }
         self.run_gateway_later(node);
+    }
+
+    /// Whoever reads where nobody is a member any more goes on elsewhere, at its cursor.
+    fn move_subscribers(&mut self, node: NodeNumber, namespace: NamespaceNumber) {
+        let topology = std::sync::Arc::clone(self.topology());
+        let members = topology.members(namespace);
+        let Subscriptions { random, gateways, subscribers, .. } = &mut self.subscriptions;
+        gateways.remove(&(node, namespace));
+        let here = subscribers.iter_mut().filter(|it| it.node == node && it.namespace == namespace);
+        for subscriber in here {
+            if let Some(member) = random.choose(&members) {
+                subscriber.session = None;
+                subscriber.node = member.number;
+            }
+        }
     }
 
     fn run_gateway_of(&mut self, node: NodeNumber, namespace: NamespaceNumber) {
@@ -199,7 +226,7 @@ impl World {
         }
     }
 
-    fn gateway_failed(&mut self, endpoint: Endpoint, why: &str) {
+    pub(crate) fn gateway_failed(&mut self, endpoint: Endpoint, why: &str) {
         self.note(format_args!("a gateway lets go of n{}: {why}", endpoint.machine));
         self.history.incident(Some(endpoint.node()), why.to_owned());
     }
@@ -214,10 +241,19 @@ impl World {
     ) {
         let now = self.now;
         if subscriber.session.is_none() {
+            let asked = match (subscriber.wish, endpoint) {
+                (None, _) => None,
+                (Some(_), None) => return,
+                (Some(wish), Some(endpoint)) => {
+                    let asked = self.start_by_wish(subscriber, wish, endpoint);
+                    subscriber.wish = None;
+                    asked
+                }
+            };
             let (filter, start) = (subscriber.filter.clone(), subscriber.cursor.clone());
             let Some(session) = Session::begin(gateway, filter, start, now) else { return };
             let start = subscriber.cursor.clone().unwrap_or_else(|| session.cursor());
-            let number = self.begin_session(subscriber, start);
+            let number = self.begin_session(subscriber, start, asked);
             subscriber.session = Some((session, number));
         }
         if random.chance(20) {
@@ -244,7 +280,45 @@ impl World {
         }
     }
 
-    fn begin_session(&mut self, subscriber: &Subscriber, start: Cursor) -> SessionNumber {
+    /// Has the node say which cursor the wish comes to.
+    fn start_by_wish(
+        &mut self,
+        subscriber: &mut Subscriber,
+        wish: Wish,
+        endpoint: Endpoint,
+    ) -> Option<Asked> {
+        let machine = self.machines.get(&endpoint.machine)?;
+        let (process, wall) = (machine.process.as_ref()?, machine.wall(self.now));
+        let (namespace, filter) = (subscriber.namespace, &subscriber.filter);
+        let (start, asked) = match wish {
+            Wish::Last(count) => {
+                let asked = delivery::last_asked(process, namespace, count, filter).ok()?;
+                (Start::Last(count), Asked::Last(asked))
+            }
+            Wish::Milliseconds(ago) => {
+                let (at, records) = (wall.minus_milliseconds(ago), self.history.records.len());
+                (Start::Since(at), Asked::Since { machine: endpoint.machine, at, records })
+            }
+        };
+        match delivery::resolve(process, namespace, start, filter) {
+            Ok(cursor) => {
+                subscriber.cursor = Some(cursor);
+                self.statistics.wished_starts += 1;
+                Some(asked)
+            }
+            Err(error) => {
+                self.gateway_failed(endpoint, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn begin_session(
+        &mut self,
+        subscriber: &Subscriber,
+        start: Cursor,
+        asked: Option<Asked>,
+    ) -> SessionNumber {
         let Subscriber { number, node, namespace, .. } = subscriber;
         self.note(format_args!("u{number} subscribes to {namespace} at n{node}"));
         self.statistics.subscriptions += 1;
@@ -253,9 +327,11 @@ impl World {
             node: subscriber.node,
             namespace: subscriber.namespace,
             filter: subscriber.filter.clone(),
+            asked,
             start,
             told: Vec::new(),
             is_complete: false,
+            is_at_the_end: false,
         })
     }
 
@@ -299,14 +375,19 @@ impl World {
         if random.chance(3) {
             let members = self.topology().members(subscriber.namespace);
             let node = random.choose(&members)?.number;
-            match random.below(10) {
+            match random.below(16) {
                 0..7 => {}
-                7..9 => {
+                7 | 8 => {
                     if let Some(older) = random.choose(&subscriber.older) {
                         subscriber.cursor = Some(older.clone());
                     }
                 }
-                _ => subscriber.cursor = Some(Cursor::new(subscriber.namespace)),
+                9 => subscriber.cursor = Some(Cursor::new(subscriber.namespace)),
+                10..12 => subscriber.wish = Some(Wish::Last(random.between(1, 12) as usize)),
+                12..14 => {
+                    subscriber.wish = Some(Wish::Milliseconds(random.between(50, 9_000)));
+                }
+                _ => self.let_channel_stand_apart(subscriber, random),
             }
             subscriber.session = None;
             subscriber.node = node;
@@ -314,78 +395,27 @@ impl World {
         kept
     }
 
-    /// Every cursor that was kept is resumed at every member, and who is there
-    /// has all by now.
-    pub(crate) fn resume_kept_cursors(&mut self) {
-        for subscriber in &self.subscriptions.subscribers {
-            match &subscriber.session {
-                Some((_, number)) => self.history.session_mut(*number).is_complete = true,
-                None => {
-                    let what = format!("u{} has no subscription at the end", subscriber.number);
-                    self.history
-                        .incidents
-                        .push(crate::history::Incident { node: Some(subscriber.node), what });
-                }
-            }
-        }
-        let kept = self.subscriptions.kept.clone();
-        let machines: Vec<Endpoint> = self.machines.values().map(|it| it.endpoint()).collect();
-        for cursor in &kept {
-            for endpoint in &machines {
-                let Some(process) = self.process_at(*endpoint) else { continue };
-                if !process.topology().is_member(endpoint.node(), cursor.namespace) {
-                    continue;
-                }
-                let mut ended = Vec::new();
-                match resume(cursor, *endpoint, process, (self.now, self.planted), &mut ended) {
-                    Ok(record) => {
-                        self.statistics.resumed_cursors += 1;
-                        self.history.begin_session(record);
-                    }
-                    Err(error) => self.gateway_failed(*endpoint, &error),
-                }
-                self.history.ended.append(&mut ended);
-            }
+    /// One channel is read on from elsewhere than the rest: from the beginning, or from
+    /// where the reader stood before.
+    fn let_channel_stand_apart(&mut self, subscriber: &mut Subscriber, random: &mut Random) {
+        let names = ["news", "prices/EUR", "live", "config"];
+        let channel = ChannelName::parse(names[random.index(names.len())]).expect("a good name");
+        let oldest = Cursor::new(subscriber.namespace);
+        let at = random.choose(&subscriber.older).cloned().filter(|_| random.chance(60));
+        let Some(cursor) = &mut subscriber.cursor else { return };
+        let Some(machine) = self.machines_of(subscriber.node).next() else { return };
+        let Some(process) = &machine.process else { return };
+        let (at, rows) = (at.unwrap_or(oldest), process.rows());
+        // Sometimes the rest goes on from there, and the channel from here.
+        let is_ahead = random.chance(30);
+        let (rest, apart) = if is_ahead { (&at, &*cursor) } else { (&*cursor, &at) };
+        let mut started = rest.clone();
+        // Past the limits it stays as it is.
+        if started.start_channel(&channel, apart, rows).is_ok() {
+            self.statistics.channels_apart += u64::from(started.has_overrides());
+            *cursor = started;
         }
     }
-}
-
-/// Resumes a cursor at a node, with a gateway that has just come, until there is
-/// nothing left to tell.
-fn resume(
-    kept: &KeptCursor,
-    endpoint: Endpoint,
-    process: &Process,
-    (now, planted): (Moment, Option<PlantedBug>),
-    ended: &mut Vec<MessageName>,
-) -> Result<SessionRecord, String> {
-    let mut gateway = Gateway::new(kept.namespace, planted);
-    let follow = |gateway: &mut Gateway, now: Moment| {
-        let local = Moment::new(now.since_start());
-        gateway.follow(endpoint, process, now, local, usize::MAX).map_err(|it| it.to_string())
-    };
-    follow(&mut gateway, now)?;
-    let start = Some(kept.cursor.clone());
-    let session = Session::begin(&gateway, kept.filter.clone(), start, now);
-    let mut session = session.ok_or("the gateway stands nowhere")?;
-    let mut told = Vec::new();
-    let patience = 2 * crate::delivery::UNKNOWN_BRANCH_PATIENCE;
-    for now in [now, now + patience] {
-        for _ in 0..8 {
-            let step = session.step(&gateway, Some((endpoint, process)), now, usize::MAX);
-            told.extend(step.map_err(|error| error.to_string())?);
-        }
-    }
-    ended.append(&mut session.ended);
-    Ok(SessionRecord {
-        subscriber: kept.subscriber,
-        node: endpoint.node(),
-        namespace: kept.namespace,
-        filter: kept.filter.clone(),
-        start: kept.cursor.clone(),
-        told,
-        is_complete: true,
-    })
 }
 
 /// In place of all while they are looked at.

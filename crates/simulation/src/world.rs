@@ -3,12 +3,12 @@
 //! One queue holds all that is going to happen, in a total order; one source of
 //! chance decides what is left open. So a seed is a run, and a run is a trace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
-use interlock_core::identity::{FencingToken, MemberOpening, NodeNumber, TopologyVersion};
+use interlock_core::identity::{NodeNumber, TopologyVersion};
 use interlock_core::topology::Topology;
 
 use crate::client_traffic::ClientState;
@@ -17,9 +17,9 @@ use crate::event::Event;
 use crate::event_queue::EventQueue;
 use crate::faults::FaultKind;
 use crate::history::{ClientNumber, FinalState, History, Record};
-use crate::machine::{Machine, MachineName, StartError, Starter};
-use crate::network::{Cargo, Endpoint, Network, ProcessNumber};
-use crate::node::{Input, Output, Process, ProcessConfig};
+use crate::machine::{Machine, MachineName};
+use crate::network::{Endpoint, Network};
+use crate::node::Input;
 use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 use crate::requests::Reply;
@@ -66,11 +66,13 @@ pub struct World {
     pub(crate) final_state: FinalState,
     pub(crate) subscriptions: Subscriptions,
     trace: Trace,
-    processes: u64,
+    pub(crate) processes: u64,
     /// Openings that were resumed from a snapshot, with what they held then.
     pub(crate) resumed: Vec<ResumedOpening>,
     /// Machines that second processes were started on.
     pub(crate) second_processes: u32,
+    /// Nodes that were removed without having left.
+    pub(crate) removed_by_force: BTreeSet<NodeNumber>,
 }
 
 /// What a run leaves behind.
@@ -90,11 +92,18 @@ impl World {
         listener: Option<Listener>,
     ) -> Self {
         let mut random = Random::new(seed);
+        let mut restrictions = restrictions.clone();
+        restrictions.large.get_or_insert(Random::new(seed.rotate_left(48)).chance(20));
+        let restrictions = &restrictions;
         let mut scenario = Scenario::draw(&mut random, restrictions);
         if restrictions.moving_publishers.unwrap_or_else(|| Random::new(!seed).chance(50)) {
             scenario.let_publishers_move();
         }
         scenario.perhaps_resume_snapshots(&mut Random::new(seed.rotate_left(32)), restrictions);
+        scenario.perhaps_let_members_leave(&mut Random::new(seed.rotate_left(24)), restrictions);
+        if restrictions.trimming.unwrap_or_else(|| Random::new(seed.rotate_left(16)).chance(60)) {
+            scenario.let_logs_be_trimmed(&mut Random::new(!seed.rotate_left(16)));
+        }
         let topology = Arc::new(scenario.topology.clone());
         let machines = topology.nodes.iter().map(|node| Machine::new(0, node.clone()));
         let machines = machines.map(|machine| (machine.name, machine)).collect();
@@ -127,6 +136,7 @@ impl World {
             processes: 0,
             resumed: Vec::new(),
             second_processes: 0,
+            removed_by_force: BTreeSet::new(),
             scenario,
         };
         world.history.records.push(Record::TopologyEdited(topology));
@@ -260,6 +270,9 @@ impl World {
             Event::RecordOpened(machine, token, namespaces) => {
                 self.record_opened(machine.node, token, &namespaces);
             }
+            Event::RecordLeft(machine, token, namespaces, by) => {
+                self.record_left(machine.node, token, &namespaces, by);
+            }
             Event::Registers(endpoint) => self.register_late(endpoint),
             Event::SnapshotResumed(endpoint) => self.resume_snapshot(endpoint),
             Event::SupersededLooked(endpoint) => self.look_at_superseded(endpoint),
@@ -280,6 +293,10 @@ impl World {
             Event::Look => self.look(),
             Event::QuietBegins => self.begin_quiet(),
             Event::QuietEnds => self.end_quiet(),
+            Event::CarriersLooked => {
+                self.look_at_carriers();
+                self.finish();
+            }
         }
     }
 
@@ -309,179 +326,6 @@ impl World {
             | Event::FlapsAgain(..)
             | Event::FaultEnds(_) => self.phase != Phase::Faults,
             _ => false,
-        }
-    }
-
-    // Processes.
-
-    fn start(&mut self, name: MachineName) {
-        let token = self.register(name);
-        self.start_as(name, token, None);
-    }
-
-    /// Starts a process, or goes on with one from a snapshot.
-    pub(crate) fn start_as(
-        &mut self,
-        name: MachineName,
-        token: FencingToken,
-        resumed: Option<MemberOpening>,
-    ) {
-        self.processes += 1;
-        let config = ProcessConfig {
-            frame_messages: self.scenario.weather.frame_messages,
-            early_sync_percent: self.scenario.weather.early_sync_percent,
-            planted: self.planted,
-        };
-        let may_die = self.phase == Phase::Faults && resumed.is_none();
-        let dies_percent = if may_die { 6 } else { 0 };
-        let starter = Starter {
-            random: &mut self.random,
-            now: self.now,
-            process: ProcessNumber::new(self.processes),
-            token,
-            topologies: &self.topologies,
-            config,
-            dies_percent,
-            resumed,
-        };
-        let machine = self.machines.get_mut(&name).expect("the machine is there");
-        match machine.start(starter) {
-            Ok(recovery) => {
-                let process = machine.process.as_mut().expect("it has just started");
-                let incarnation = process.admission().opening().incarnation;
-                let outputs = process.first_outputs();
-                let logs = recovery.logs.iter().map(|log| (log.row.log, log.mark)).collect();
-                let process = machine.process_number;
-                self.history.records.push(Record::Opened {
-                    machine: name,
-                    process,
-                    incarnation,
-                    token,
-                    logs,
-                });
-                self.note(format_args!("n{name} is {process} @{incarnation}, token {token}"));
-                self.statistics.openings += 1;
-                self.statistics.cut_logs += recovery.cut.len() as u64;
-                self.carry_out(name, outputs);
-                self.schedule_timer(name);
-            }
-            Err(StartError::Storage(_) | StartError::Opening(_)) if machine.disk_may_fail => {
-                machine.disk_may_fail = false;
-                machine.crash(&mut self.random);
-                self.after(Duration::from_millis(100), Event::Start(name));
-            }
-            Err(StartError::Died) => {
-                self.statistics.deaths_while_opening += 1;
-                let after = self.random.duration(Duration::from_millis(10), Duration::from_secs(1));
-                self.after(after, Event::Start(name));
-            }
-            Err(StartError::Storage(error)) => {
-                self.history
-                    .incident(Some(name.node), format!("the disk cannot be opened: {error}"));
-            }
-            Err(StartError::Opening(error)) => {
-                self.history.incident(Some(name.node), format!("the opening failed: {error}"));
-            }
-        }
-    }
-
-    /// Gives a process an input, if it is still that process, and carries out
-    /// what comes of it.
-    pub(crate) fn dispatch(&mut self, to: Endpoint, input: Input) {
-        let now = self.now;
-        let Some(machine) = self.machines.get_mut(&to.machine) else { return };
-        if machine.process_number != to.process {
-            return;
-        }
-        let (local, wall) = (machine.local(now), machine.wall(now));
-        let Some(process) = &mut machine.process else { return };
-        match process.handle(local, wall, &mut self.random, input) {
-            Ok(outputs) => {
-                self.carry_out(to.machine, outputs);
-                self.schedule_timer(to.machine);
-                self.notice_superseded(to);
-                self.spring_ambush(to.machine);
-            }
-            Err(error) => {
-                // What was written before may be on the disk.
-                for output in process.first_outputs() {
-                    if let Output::Record(record @ Record::Appended { .. }) = output {
-                        self.history.records.push(record);
-                    }
-                }
-                if !std::mem::take(&mut machine.disk_may_fail) {
-                    self.history.incident(Some(to.node()), format!("the storage failed: {error}"));
-                }
-                self.crash(to.machine, None);
-                let after = self.random.duration(Duration::from_millis(50), Duration::from_secs(2));
-                self.after(after, Event::Start(to.machine));
-            }
-        }
-    }
-
-    fn schedule_timer(&mut self, node: MachineName) {
-        let now = self.now;
-        let machine = self.machine(node);
-        let Some(process) = &machine.process else { return };
-        let at = (machine.started_at + process.timer().since_start()).max(now);
-        if machine.timer_at != Some(at) {
-            machine.timer_at = Some(at);
-            self.queue.push(at, Event::Timer(node, at));
-        }
-    }
-
-    fn carry_out(&mut self, node: MachineName, outputs: Vec<Output>) {
-        let me = self.machine(node).endpoint();
-        for output in outputs {
-            match output {
-                Output::Connect(peer) => self.connect(me, peer),
-                Output::Transmit(stream, cargo) => self.transmit(me, stream, cargo),
-                Output::Close(stream) => {
-                    self.transmit(me, stream, Cargo::End);
-                    self.network.close(stream, me);
-                }
-                Output::TakeOver(stream) => {
-                    self.transmit(me, stream, Cargo::TakenOver);
-                    self.network.close(stream, me);
-                }
-                Output::Reply(reply) => self.reply(reply),
-                Output::WakeWriter => {
-                    let delay = self.within(self.scenario.weather.wake_delay);
-                    self.after(delay, Event::WriterRuns(me));
-                }
-                Output::SyncBegan => {
-                    let factor = self.machine(node).sync_factor;
-                    let delay = self.within(self.scenario.weather.sync_time) * factor;
-                    self.after(delay, Event::SyncEnds(me));
-                }
-                Output::RecordOpened(namespaces) => {
-                    if self.machine(node).hears_control_plane {
-                        let delay =
-                            self.within((Duration::from_millis(1), Duration::from_millis(50)));
-                        let token = self.machines[&node].process.as_ref().map(Process::token);
-                        let token = token.unwrap_or_default();
-                        self.after(delay, Event::RecordOpened(node, token, namespaces));
-                    }
-                }
-                Output::Record(record) => {
-                    match &record {
-                        Record::Durable { log, mark, .. } => {
-                            self.machine(node).durable.insert(*log, *mark);
-                        }
-                        Record::Ready { namespace, .. } => {
-                            self.note(format_args!("n{node} is ready in {namespace}"));
-                        }
-                        _ => {}
-                    }
-                    self.history.records.push(record);
-                }
-                Output::Conflict(log, what) => self.conflict_seen(node, log, &what),
-                Output::EndAsResumed(log) => self.end_resumed(node, log),
-                Output::Incident(what) => {
-                    self.note(format_args!("n{node} INCIDENT {what}"));
-                    self.history.incident(Some(node.node), what);
-                }
-            }
         }
     }
 }

@@ -9,7 +9,14 @@ fn world(name: &str) -> &'static SmallWorld {
 
 #[test]
 fn the_smallest_worlds_come_right() {
-    for (name, depth) in [("restored", 64), ("power-cut", 8), ("wiped", 10), ("subscriber", 6)] {
+    for (name, depth) in [
+        ("restored", 64),
+        ("power-cut", 8),
+        ("wiped", 10),
+        ("subscriber", 6),
+        ("trimmed", 64),
+        ("trimmed-and-restored", 6),
+    ] {
         let report = search(world(name), depth, None, |_, _| {});
         println!("{name}: {} states, depth {}", report.states, report.depth);
         assert!(report.violation.is_none(), "{name}: {:?}", report.violation);
@@ -25,6 +32,9 @@ fn planted_bugs_are_found_with_the_path_to_them() {
         (PlantedBug::UnknownTipsForgotten, "subscriber", 9),
         (PlantedBug::ForkTailDropped, "subscriber-of-forks", 12),
         (PlantedBug::DirectoryNotReplayed, "power-cut", 9),
+        (PlantedBug::ParentsUnchecked, "killed-then-cut", 11),
+        (PlantedBug::TrimmedBeforeHeldByAll, "trimmed", 8),
+        (PlantedBug::HoleBeforeBase, "trimmed", 10),
     ];
     let mut missed = Vec::new();
     for (bug, name, depth) in cases {

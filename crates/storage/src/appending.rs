@@ -163,10 +163,11 @@ impl Writer {
             self.staged[slot].push(engine, &mut batch, &mut self.segment, entry)?;
         }
         for staged in &mut self.staged[..self.used] {
-            staged.put_run(engine, &mut batch, &mut self.segment);
             let arrived_at = append.arrived_at;
             let accepted_by = append.accepted_by.get(&staged.log).copied().unwrap_or(arrived_at);
+            // Before the messages: those that a crash leaves have their time.
             staged.put_arrival(engine, &mut batch, arrived_at, accepted_by);
+            staged.put_run(engine, &mut batch, &mut self.segment);
         }
         Ok(batch)
     }

@@ -1,15 +1,19 @@
 //! What every implementation of [`LogStorage`] must do, run against both.
 
 pub(crate) mod appending;
+pub(crate) mod cutting;
 pub(crate) mod holding;
 pub(crate) mod model;
 pub(crate) mod recovering;
+pub(crate) mod removing;
+pub(crate) mod scrubbing;
 pub(crate) mod trimming;
 
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{Mark, MessageNumber};
 
-use crate::contract::{AppendBatch, LogStorage, OpenError, OpenOptions, Recovery};
+use crate::contract::{AppendBatch, LogStorage};
+use crate::opening_outcome::{OpenError, OpenOptions, Recovery};
 use crate::test_logs::TestLog;
 
 /// A disk of the implementation under test.
@@ -52,7 +56,9 @@ macro_rules! conformance_suite {
                 large_messages_are_kept_whole,
                 hashes_are_known_at_every_message,
                 arrival_times_are_never_too_late,
-                a_clock_set_back_is_never_too_late;
+                a_clock_set_back_is_never_too_late,
+                ages_go_on_from_acceptance,
+                a_burst_that_nothing_follows_grows_old;
             holding:
                 documents_are_kept,
                 checkpoints_take_durable_marks_only,
@@ -80,6 +86,18 @@ macro_rules! conformance_suite {
                 a_parent_inside_a_hole_is_held,
                 a_trim_passes_over_holes,
                 a_trim_flushes_what_is_left_of_the_trimmed;
+            removing:
+                a_namespace_is_removed_whole,
+                a_removal_may_be_repeated,
+                a_namespace_that_was_removed_may_come_back;
+            cutting:
+                a_cut_takes_what_goes_on_from_the_end,
+                a_whole_log_may_be_cut,
+                what_is_trimmed_is_not_cut;
+            scrubbing:
+                a_scrub_reads_everything_that_is_stored,
+                a_scrub_goes_on_while_logs_change,
+                readers_beside_a_trim_miss_nothing;
             model:
                 any_history_is_what_a_model_says;
         }
@@ -107,7 +125,7 @@ fn append_at(storage: &impl LogStorage, log: &mut TestLog, messages: usize, arri
 
 /// Everything of a log from its floor to the expected mark is there, and nothing
 /// more.
-fn check_log(storage: &impl LogStorage, log: &TestLog, floor: Mark) {
+pub(crate) fn check_log(storage: &impl LogStorage, log: &TestLog, floor: Mark) {
     let name = log.name();
     let mark = log.mark();
     let beyond = m_id(u64::MAX);
@@ -129,7 +147,7 @@ fn check_log(storage: &impl LogStorage, log: &TestLog, floor: Mark) {
 }
 
 /// A recovery has exactly these logs, up to their marks, nothing cut.
-fn check_recovery(recovery: &Recovery, logs: &[&TestLog]) {
+pub(crate) fn check_recovery(recovery: &Recovery, logs: &[&TestLog]) {
     let mut names: Vec<_> = logs.iter().map(|log| log.name()).collect();
     names.sort();
     assert_eq!(recovery.logs.iter().map(|log| log.row.log).collect::<Vec<_>>(), names);

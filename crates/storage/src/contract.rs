@@ -9,20 +9,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use bytes::Bytes;
 use interlock_core::admission::AppendEntry;
-use interlock_core::clock::{HybridTime, WallTime};
+use interlock_core::clock::WallTime;
 use interlock_core::identity::{
-    ChainHash, Incarnation, LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber,
-    NodeNumber,
+    ChainHash, LogName, Mark, MemberOpening, MessageNumber, NamespaceNumber,
 };
 pub use interlock_core::projection::{ProjectionChanges, ProjectionKind, ProjectionPosition};
 use interlock_core::replication::acknowledgements::MemberRecord;
 use interlock_core::replication::frames::Hole;
 use interlock_core::replication::rows::Row;
 use thiserror::Error;
+
+use crate::scrubbing::{ScrubPosition, ScrubStep};
 
 /// Counts writes. A write is durable once a sync has returned its ticket or a
 /// later one.
@@ -79,83 +79,6 @@ impl AppendBatch {
     }
 }
 
-/// A log as the opening found it. All of it is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveredLog {
-    /// Its name and parents.
-    pub row: Row,
-    /// How far it is held.
-    pub mark: Mark,
-    /// The stamp of its last message.
-    pub last_stamp: HybridTime,
-    /// The last trimmed message; the point before the first if none is.
-    pub floor: Mark,
-}
-
-/// Why an opening shortened a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutReason {
-    /// A number is missing below the highest that was found.
-    MissingMessage,
-    /// The row is there, and none of its messages.
-    NoMessages,
-    /// A parent's log does not reach the point where this log goes on.
-    ParentNotHeld,
-    /// The messages do not give the chain hash that is kept for them.
-    HashDiffers,
-    /// The disk cannot be read there. Only where loss is accepted.
-    Unreadable,
-    /// Synced messages are missing at the end. Only where loss is accepted.
-    SyncedDataLost,
-}
-
-impl fmt::Display for CutReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::MissingMessage => "a message is missing",
-            Self::NoMessages => "it has no messages",
-            Self::ParentNotHeld => "a parent is not held up to its point",
-            Self::HashDiffers => "the chain hash differs",
-            Self::Unreadable => "it cannot be read",
-            Self::SyncedDataLost => "synced messages are lost",
-        })
-    }
-}
-
-/// What an opening took off a log: messages that were never synced, unless loss
-/// was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CutLog {
-    /// The log.
-    pub log: LogName,
-    /// Its last message that is kept; `None` when the whole log is gone.
-    pub kept: Option<MessageNumber>,
-    /// The highest number that was seen of it, on disk or in the durable marks.
-    pub found: MessageNumber,
-    /// Why.
-    pub reason: CutReason,
-}
-
-/// What an opening found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// The last opening recorded in this database; `None` if it was empty.
-    pub opened_from: Option<Incarnation>,
-    /// The node that it was recorded for; another one must not go on with this
-    /// database.
-    pub opened_as: Option<NodeNumber>,
-    /// Every log that is held, by name.
-    pub logs: Vec<RecoveredLog>,
-    /// What was last known of other members.
-    pub members: Vec<MemberRecord>,
-    /// What was taken off.
-    pub cut: Vec<CutLog>,
-    /// The highest stamp of all logs: the clock goes on above it.
-    pub last_stamp: HybridTime,
-    /// Projections that know more than the log holds: reset and rebuild them.
-    pub projections_ahead: Vec<ProjectionKind>,
-}
-
 /// Space on the disk that the data folder is on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
@@ -163,130 +86,6 @@ pub struct Space {
     pub free_bytes: u64,
     /// What the data folder takes.
     pub used_bytes: u64,
-}
-
-/// How to open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OpenOptions {
-    /// Opens what is left where synced data is damaged, and says what was lost. Only
-    /// ever by an operator's word.
-    pub accept_loss: bool,
-}
-
-/// One finding of damage to synced data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DamageFinding {
-    /// A log ends before its durable mark.
-    LogTooShort {
-        /// The log.
-        log: LogName,
-        /// What the durable marks say.
-        durable: MessageNumber,
-        /// What can be read.
-        held: Option<MessageNumber>,
-        /// Why the log ends there.
-        reason: CutReason,
-    },
-    /// A log has another content than was synced.
-    LogDiffers {
-        /// The log.
-        log: LogName,
-        /// Where the contents were compared.
-        m_id: MessageNumber,
-        /// The chain hash that was synced.
-        synced: ChainHash,
-        /// The chain hash of what can be read.
-        found: ChainHash,
-    },
-    /// The engine, or a checksum, refuses a file.
-    Unreadable {
-        /// The file or the table.
-        file: String,
-        /// What it says.
-        detail: String,
-    },
-}
-
-impl fmt::Display for DamageFinding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::LogTooShort { log, durable, held: Some(held), reason } => write!(
-                f,
-                "log {log} was durable up to message {durable} and can be read up to {held}: {reason}"
-            ),
-            Self::LogTooShort { log, durable, held: None, reason } => {
-                write!(f, "log {log} was durable up to message {durable} and is not held: {reason}")
-            }
-            Self::LogDiffers { log, m_id, synced, found } => write!(
-                f,
-                "log {log} at message {m_id} has the chain hash {found} where {synced} was synced"
-            ),
-            Self::Unreadable { file, detail } => write!(f, "{file}: {detail}"),
-        }
-    }
-}
-
-/// Why a database could not be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// Another handle has it open. Trying again helps once that one is gone.
-    #[error("{folder} is in use by another process: one process at a time may open it")]
-    Locked {
-        /// The data folder.
-        folder: String,
-    },
-    /// Data that was synced, and so may have been acknowledged, is missing or
-    /// changed. Nothing was touched.
-    #[error(
-        "synced data in {folder} is damaged: {}. Nothing was changed. Move the folder aside and \
-         start again with an empty one: the node takes back what the other members hold, and \
-         what it alone held stays in the folder that was moved",
-        list(findings)
-    )]
-    Damaged {
-        /// The data folder.
-        folder: String,
-        /// What was found, at least one.
-        findings: Vec<DamageFinding>,
-    },
-    /// A newer build wrote it. Nothing was touched.
-    #[error("{folder} has layout {found}; this build reads up to {supported}")]
-    NewerLayout {
-        /// The data folder.
-        folder: String,
-        /// The layout found.
-        found: u32,
-        /// The highest layout known here.
-        supported: u32,
-    },
-    /// The operating system refuses.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The engine refuses for another reason than damage.
-    #[error("cannot open the database in {folder}: {detail}")]
-    Engine {
-        /// The data folder.
-        folder: String,
-        /// What it says.
-        detail: String,
-    },
-}
-
-fn list(findings: &[DamageFinding]) -> String {
-    const SHOWN: usize = 3;
-    let mut text =
-        findings.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    if findings.len() > SHOWN {
-        text.push_str(&format!("; and {} more", findings.len() - SHOWN));
-    }
-    text
 }
 
 /// Why a call on an open database failed.
@@ -340,6 +139,14 @@ pub enum StorageError {
         /// The last durable one.
         durable: MessageNumber,
     },
+    /// A namespace was removed, and something of it is still there.
+    #[error("{left} of namespace {namespace} is left after it was removed")]
+    NotRemoved {
+        /// The namespace.
+        namespace: NamespaceNumber,
+        /// What was found.
+        left: String,
+    },
     /// A mark to be recorded has another hash than the log. Nothing was written.
     #[error("the mark {m_id} given for log {log} has another chain hash than the log")]
     MarkDiffers {
@@ -348,6 +155,17 @@ pub enum StorageError {
         /// The number given.
         m_id: MessageNumber,
     },
+}
+
+/// What a cut takes of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenOff {
+    /// The log.
+    pub log: LogName,
+    /// The first message that is taken.
+    pub first: MessageNumber,
+    /// The last one, with which the log ended.
+    pub last: Mark,
 }
 
 /// The log, what is kept beside it, and the projections, on one disk.
@@ -445,6 +263,9 @@ pub trait LogStorage: Send + Sync {
     /// Stores a document durably.
     fn store_document(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError>;
 
+    /// Removes a document durably, if it is there.
+    fn remove_document(&self, name: &str) -> Result<(), StorageError>;
+
     /// How far a projection has read; `None` if it has nothing yet.
     fn projection(&self, kind: ProjectionKind) -> Result<Option<ProjectionPosition>, StorageError>;
 
@@ -473,6 +294,32 @@ pub trait LogStorage: Send + Sync {
 
     /// Empties a projection, so that it is built anew.
     fn reset_projection(&self, kind: ProjectionKind) -> Result<(), StorageError>;
+
+    /// Removes a namespace whole: its logs, their rows, and what the projections have
+    /// of it. No file has any of its messages then, of what is kept beside them, or of
+    /// the projections; of rows, floors and holes, which have names, numbers and hashes
+    /// only, files may keep what was deleted until they are written anew. Takes as long
+    /// as it takes to write all files anew that have messages of it. May be repeated
+    /// after a crash in the middle. Only before anything was appended to it by this
+    /// handle.
+    fn remove_namespace(&self, namespace: NamespaceNumber) -> Result<(), StorageError>;
+
+    /// What [`cut_ends`](Self::cut_ends) takes, parents before what goes on from them;
+    /// nothing of logs that do not reach beyond what is kept.
+    fn taken_by_cut(
+        &self,
+        keep: &[(LogName, MessageNumber)],
+    ) -> Result<Vec<TakenOff>, StorageError>;
+
+    /// Takes the messages of logs off that lie above the one to be kept of each, and all
+    /// logs that go on from those. What the directory made of them stays. Durable on return; this handle
+    /// refuses everything then: the database has to be opened again.
+    fn cut_ends(&self, keep: &[(LogName, MessageNumber)]) -> Result<(), StorageError>;
+
+    /// Reads what is stored and durable again, about as many bytes as given from a
+    /// position on, and checks it. Never fails the handle: what is damaged or cannot be
+    /// read is told as a finding, and the next step goes on behind it.
+    fn scrub(&self, from: &ScrubPosition, max_bytes: u64) -> Result<ScrubStep, StorageError>;
 
     /// Space on the disk.
     fn space(&self) -> Result<Space, StorageError>;

@@ -11,6 +11,7 @@ use interlock_core::identity::{LogName, Mark};
 
 use crate::contract::Space;
 use crate::keys::Malformed;
+use crate::memory::OpeningFlaw;
 
 /// The tables; each is a column family in RocksDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,6 +121,19 @@ pub trait Engine: Send + Sync {
         visit: Visit<'_>,
     ) -> Result<(), EngineError>;
 
+    /// Like [`scan`](Self::scan), for a reader that comes by once: what it reads takes
+    /// no cached block's place.
+    fn scan_once(
+        &self,
+        table: Table,
+        from: ScanFrom<'_>,
+        lower: &[u8],
+        upper: &[u8],
+        visit: Visit<'_>,
+    ) -> Result<(), EngineError> {
+        self.scan(table, from, lower, upper, visit)
+    }
+
     /// The last entry with `lower <= key <= at`.
     fn last_at_or_before(
         &self,
@@ -132,10 +146,20 @@ pub trait Engine: Send + Sync {
     /// that is cheap.
     fn release(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), EngineError>;
 
+    /// Has no file keep anything of a range whose deletion is written: for data that
+    /// must not be here any more. Takes as long as it takes.
+    fn erase(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), EngineError>;
+
     /// Replaces the durable marks that are kept beside the tables, durably.
     fn store_durable_marks(&self, marks: &[(LogName, Mark)]) -> Result<(), EngineError>;
 
     fn space(&self) -> Result<Space, EngineError>;
+
+    /// What is done wrong over this engine, so that what looks for it can be tested:
+    /// nothing over any but the one in memory.
+    fn flaw(&self) -> Option<OpeningFlaw> {
+        None
+    }
 }
 
 /// The first key of a table at or after a key, and below another.

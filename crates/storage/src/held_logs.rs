@@ -1,6 +1,7 @@
 //! What an open database knows of its logs without reading them.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use interlock_core::clock::{HybridTime, WallTime};
@@ -13,6 +14,10 @@ use crate::keys::chain_point::ChainPoint;
 use crate::keys::floor::Floor;
 use crate::keys::hole::HoleEnd;
 use crate::keys::{LogNumber, SegmentNumber};
+
+/// Whoever removes logs keeps syncs out meanwhile, and takes them off the list of what
+/// is unsynced.
+const NOT_REMOVED_UNSYNCED: &str = "a log that is to be synced is held";
 
 /// What of a log changes seldom: readers share it.
 #[derive(Clone, Debug)]
@@ -45,6 +50,13 @@ impl LogShape {
     /// The first missing message of the next hole.
     pub(crate) fn next_hole(&self, after: MessageNumber) -> Option<MessageNumber> {
         self.holes.range(after.next()..).next().map(|(from, _)| *from)
+    }
+
+    /// The last message that is not held: the floor, or the end of the last hole.
+    pub(crate) fn last_missing(&self) -> MessageNumber {
+        let last_hole = self.holes.values().next_back();
+        let floor = self.floor.point.mark.m_id;
+        last_hole.map_or(floor, |end| end.point.mark.m_id.max(floor))
     }
 
     /// The tail of the log as long as it ends at its floor.
@@ -142,6 +154,12 @@ impl HeldLogs {
         self.logs.iter()
     }
 
+    /// The first log after one, by name; the first of all after none.
+    pub(crate) fn next_log(&self, after: Option<&LogName>) -> Option<LogName> {
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.logs.range((begin, Bound::Unbounded)).next().map(|(log, _)| *log)
+    }
+
     pub(crate) fn log_bytes(&self, namespace: NamespaceNumber) -> u64 {
         self.namespace_bytes.get(&namespace).copied().unwrap_or(0)
     }
@@ -190,7 +208,7 @@ impl HeldLogs {
         let unsynced = std::mem::take(&mut self.unsynced);
         let mut tails = Vec::with_capacity(unsynced.len());
         for log in unsynced {
-            let held = self.logs.get_mut(&log).expect("logs are not removed while open");
+            let held = self.logs.get_mut(&log).expect(NOT_REMOVED_UNSYNCED);
             held.is_unsynced = false;
             tails.push((log, held.appended));
         }
@@ -200,7 +218,7 @@ impl HeldLogs {
     /// Moves the durable marks after the sync succeeded.
     pub(crate) fn finish_sync(&mut self, begun: &BegunSync) {
         for (log, tail) in &begun.tails {
-            self.logs.get_mut(log).expect("logs are not removed while open").durable = *tail;
+            self.logs.get_mut(log).expect(NOT_REMOVED_UNSYNCED).durable = *tail;
         }
         self.durable_segment = begun.segment;
     }
@@ -226,6 +244,28 @@ impl HeldLogs {
         held.oldest_segment = oldest;
         let needed = self.logs.values().filter_map(|held| held.oldest_segment).min();
         needed.unwrap_or(self.segment)
+    }
+
+    /// How far the logs are durable, of those that have durable messages.
+    pub(crate) fn durable_marks(&self) -> impl Iterator<Item = (LogName, Mark)> {
+        self.logs.iter().filter_map(|(log, held)| {
+            let durable = held.durable.point.mark;
+            (durable.m_id >= held.shape.row.first_m_id()).then_some((*log, durable))
+        })
+    }
+
+    /// The numbers of a namespace's logs.
+    pub(crate) fn numbers_of(&self, namespace: NamespaceNumber) -> Vec<LogNumber> {
+        let logs = self.logs.iter().filter(|(log, _)| log.namespace == namespace);
+        logs.map(|(_, held)| held.shape.number).collect()
+    }
+
+    /// Forgets the logs of a namespace, which are on the disk no more. No sync may be
+    /// under way.
+    pub(crate) fn remove(&mut self, namespace: NamespaceNumber) {
+        self.logs.retain(|log, _| log.namespace != namespace);
+        self.unsynced.retain(|log| log.namespace != namespace);
+        self.namespace_bytes.remove(&namespace);
     }
 
     fn bytes_of(&mut self, log: &LogName) -> &mut u64 {

@@ -9,9 +9,12 @@
 //! after a crash is in `opening`.
 
 mod appending;
+mod checkpoint;
 #[cfg(test)]
 mod conformance;
 mod contract;
+mod cutting;
+pub mod departing;
 #[cfg(feature = "rocks")]
 mod durable_marks;
 mod engine;
@@ -21,23 +24,33 @@ mod log_storage;
 mod log_walk;
 mod memory;
 mod opening;
+mod opening_outcome;
 mod reading;
 #[cfg(feature = "rocks")]
 mod recovering;
+mod removing;
+pub mod retention;
 #[cfg(feature = "rocks")]
 mod rocks;
+mod scrubbing;
+pub mod stored_index;
 #[cfg(test)]
 mod test_logs;
 mod trimming;
 
 pub use contract::{
-    AppendBatch, CutLog, CutReason, DamageFinding, LogStorage, OpenError, OpenOptions,
-    ProjectionChanges, ProjectionKind, ProjectionPosition, RecoveredLog, Recovery, Space,
-    StorageError, StoredMessage, Ticket,
+    AppendBatch, LogStorage, ProjectionChanges, ProjectionKind, ProjectionPosition, Space,
+    StorageError, StoredMessage, TakenOff, Ticket,
 };
+#[doc(hidden)]
+pub use memory::OpeningFlaw;
 pub use memory::{Loss, MemoryDisk, MemoryStorage};
+pub use opening_outcome::{
+    CutLog, CutReason, DamageFinding, OpenError, OpenOptions, RecoveredLog, Recovery,
+};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksOptions, RocksStorage};
+pub use scrubbing::{ScrubFinding, ScrubPosition, ScrubStep, ScrubbedPlace};
 
 /// Reads an entry of any table, chosen by a number, as what it may be: for fuzzing
 /// what reads a disk.

@@ -7,13 +7,13 @@ use interlock_core::identity::{ChainHash, LogName, Mark, MessageNumber};
 use interlock_core::limits::CHAIN_HASH_INTERVAL;
 use interlock_core::message::MessageHead;
 
-use crate::contract::{CutReason, DamageFinding};
 use crate::engine::{Engine, EngineError, ScanFrom, Table};
 use crate::held_logs::{LogShape, Tail};
 use crate::keys::chain_point::{self, ChainPoint};
 use crate::keys::message_run::{self, Messages};
 use crate::keys::segment_start::{self, SegmentStart};
 use crate::keys::{LogNumber, SegmentNumber, arrival, checkpoint_mark};
+use crate::opening_outcome::{CutReason, DamageFinding};
 use crate::reading::{
     ReadFailure, after, first_start, kept_arrival, kept_point, start_at_or_before, starts_from,
     visit_messages,

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use interlock_core::identity::{LogName, Mark, MemberOpening, MessageNumber, NodeNumber};
 use interlock_core::replication::acknowledgements::MemberRecord;
 
-use crate::contract::{CutLog, CutReason, DamageFinding, ProjectionKind, RecoveredLog, Recovery};
+use crate::contract::ProjectionKind;
 use crate::engine::{Engine, EngineError, Table, first_key, scan_prefix};
 use crate::held_logs::{HeldLogs, LogShape};
 use crate::keys::chain_point::ChainPoint;
@@ -25,7 +25,10 @@ use crate::keys::{
     segment_checkpoint, segment_start, sparse_log_number,
 };
 use crate::log_walk::{self, WalkedLog, walk_log};
-use crate::reading::{chain_point_at, start_at_or_before, starts_from};
+use crate::memory::OpeningFlaw;
+use crate::opening_outcome::{CutLog, CutReason, DamageFinding, RecoveredLog, Recovery};
+use crate::reading::{chain_point_at, start_at_or_before};
+use crate::removing::delete_log;
 
 /// Why a database cannot be walked at all.
 #[derive(Debug)]
@@ -121,7 +124,9 @@ pub(crate) fn walk<E: Engine>(
         walked.logs.insert(log, log_walked);
     }
     walked.remove_empty();
-    walked.remove_without_parents(engine)?;
+    if engine.flaw() != Some(OpeningFlaw::ParentsUnchecked) {
+        walked.remove_without_parents(engine)?;
+    }
     walked.collect_cuts();
     walked.collect_findings(durable);
     Ok(walked)
@@ -268,6 +273,7 @@ impl Walked {
                 mark: tail.point.mark,
                 last_stamp: tail.stamp,
                 floor: walked.shape.floor.point.mark,
+                last_missing: walked.shape.last_missing(),
             });
             let oldest = walked.oldest_segment(engine)?;
             held.insert_recovered(walked.shape, tail, oldest);
@@ -419,33 +425,6 @@ fn numbers_in_sparse<E: Engine>(engine: &E) -> Result<BTreeSet<LogNumber>, Engin
         }
     }
     Ok(numbers)
-}
-
-/// Removes everything that has a log's number.
-fn delete_log<E: Engine>(
-    engine: &E,
-    batch: &mut E::Batch,
-    number: LogNumber,
-) -> Result<(), EngineError> {
-    let zero = MessageNumber::ZERO;
-    for start in starts_from(engine, number, zero)? {
-        let (from, to) = message_run::bounds(start.segment, number);
-        engine.delete_range(batch, Table::Log, &from, &to);
-    }
-    let sparse = [
-        (segment_start::key(number, zero), segment_start::end(number)),
-        (chain_point::key(number, zero), chain_point::end(number)),
-        (arrival::key(number, zero), arrival::end(number)),
-    ];
-    for (from, to) in sparse {
-        engine.delete_range(batch, Table::Sparse, &from, &to);
-    }
-    engine.delete(batch, Table::Meta, &row::key(number));
-    engine.delete(batch, Table::Meta, &floor::key(number));
-    engine.delete(batch, Table::Meta, &checkpoint_mark::key(number));
-    let (from, to) = (hole::key(number, zero), hole::key(number.next(), zero));
-    engine.delete_range(batch, Table::Meta, &from, &to);
-    Ok(())
 }
 
 fn is_ahead<E: Engine>(

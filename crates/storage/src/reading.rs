@@ -8,7 +8,7 @@ use interlock_core::identity::{Mark, MessageNumber};
 use interlock_core::replication::frames::Hole;
 
 use crate::contract::StoredMessage;
-use crate::engine::{Engine, EngineError, ScanFrom, Table};
+use crate::engine::{Engine, EngineError, ScanFrom, Table, Visit};
 use crate::held_logs::LogShape;
 use crate::keys::chain_point::{self, ChainPoint};
 use crate::keys::message_run::{self, MESSAGE_OVERHEAD_BYTES, Messages};
@@ -47,6 +47,22 @@ pub(crate) fn visit_messages<E: Engine>(
     log: LogNumber,
     from: MessageNumber,
     through: MessageNumber,
+    visit: impl FnMut(MessageNumber, &[u8]) -> ControlFlow<()>,
+) -> Result<(), EngineError> {
+    visit_messages_by(engine, E::scan, log, from, through, visit)
+}
+
+/// A way to scan a table: [`Engine::scan`] or [`Engine::scan_once`].
+pub(crate) type Scan<E> =
+    fn(&E, Table, ScanFrom<'_>, &[u8], &[u8], Visit<'_>) -> Result<(), EngineError>;
+
+/// The same by a way to scan.
+pub(crate) fn visit_messages_by<E: Engine>(
+    engine: &E,
+    scan: Scan<E>,
+    log: LogNumber,
+    from: MessageNumber,
+    through: MessageNumber,
     mut visit: impl FnMut(MessageNumber, &[u8]) -> ControlFlow<()>,
 ) -> Result<(), EngineError> {
     let after_last = MessageNumber::new(through.get().saturating_add(1));
@@ -59,10 +75,11 @@ pub(crate) fn visit_messages<E: Engine>(
         let (lower, end) = message_run::bounds(start.segment, log);
         let upper = end.min(message_run::key(start.segment, log, after_last));
         let mut outcome = Ok(ControlFlow::Continue(()));
-        engine.scan(Table::Log, ScanFrom::AtOrBefore(&at), &lower, &upper, &mut |key, value| {
+        let shown: Visit<'_> = &mut |key, value| {
             outcome = show_run(key, value, from, through, &mut visit);
             *outcome.as_ref().unwrap_or(&ControlFlow::Break(()))
-        })?;
+        };
+        scan(engine, Table::Log, ScanFrom::AtOrBefore(&at), &lower, &upper, shown)?;
         if outcome?.is_break() {
             return Ok(());
         }
@@ -303,6 +320,9 @@ pub(crate) fn missing_from(shape: &LogShape, from: MessageNumber) -> Option<Hole
 
 /// The last message whose kept time is before `at`. Times do not fall along a log,
 /// so halving finds it. `found` is the answer when there is none.
+///
+/// Behind the last kept time there may be more, of which the end is the answer once
+/// it has surely arrived: a message is accepted before it arrives.
 fn last_before<E: Engine>(
     engine: &E,
     shape: &LogShape,
@@ -312,6 +332,9 @@ fn last_before<E: Engine>(
     time_of: fn(&arrival::Arrival) -> WallTime,
 ) -> Result<MessageNumber, ReadFailure> {
     let floor = shape.floor.point.mark.m_id;
+    if all_arrived_by(engine, shape, appended)?.is_some_and(|by| by <= at) {
+        return Ok(appended);
+    }
     // Every kept time up to `low` is early enough, every one above `high` is not.
     let (mut low, mut high) = (floor, appended);
     while low < high {
@@ -326,4 +349,18 @@ fn last_before<E: Engine>(
         }
     }
     Ok(found)
+}
+
+/// By when all of a log up to its end had surely arrived, and longer: one interval after
+/// the last kept time another one is kept. `None` where no time is known.
+fn all_arrived_by<E: Engine>(
+    engine: &E,
+    shape: &LogShape,
+    appended: MessageNumber,
+) -> Result<Option<WallTime>, ReadFailure> {
+    // A trim takes the times up to the floor, and leaves its own.
+    let kept = kept_arrival(engine, shape.number, appended)?.map(|kept| kept.by);
+    let last = kept.unwrap_or_default().max(shape.floor.arrived_by);
+    let is_known = last > WallTime::default();
+    Ok(is_known.then(|| last.plus_milliseconds(arrival::INTERVAL_MILLISECONDS)))
 }

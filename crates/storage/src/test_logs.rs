@@ -69,6 +69,12 @@ impl TestLog {
         &self.entries[usize::try_from(index).expect("a small log")]
     }
 
+    /// The log as it was when it ended with a message.
+    pub(crate) fn up_to(&self, m_id: MessageNumber) -> Self {
+        let kept = self.entries.iter().filter(|entry| entry.m_id <= m_id);
+        Self { row: self.row.clone(), entries: kept.cloned().collect() }
+    }
+
     /// The tip as a parent of the next log on the path.
     pub(crate) fn tip(&self) -> ParentPoint {
         let Mark { m_id, hash } = self.mark();

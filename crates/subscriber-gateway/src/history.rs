@@ -70,7 +70,7 @@ async fn read_all(
     }
     // What the push-node does not know by now, it is not asked for again.
     let now = Moment::START;
-    let mut position = ReaderPosition::at(opened.cursor, &rows, now, Duration::ZERO);
+    let mut position = ReaderPosition::at(opened.cursor, filter, &rows, now, Duration::ZERO);
     let unknown = position.handle_timeout(now, &rows);
     let left = if request.limit == 0 { DEFAULT_LIMIT } else { request.limit };
     let mut history = History { position, rows, left };
@@ -198,7 +198,8 @@ mod tests {
     fn history(cursor: Cursor, left: u32) -> History {
         let mut rows = Rows::new();
         rows.insert(Row { log: log(1, 11), parents: Vec::new() }).expect("a consistent row");
-        let position = ReaderPosition::at(cursor, &rows, Moment::START, Duration::ZERO);
+        let filter = ChannelFilter::default();
+        let position = ReaderPosition::at(cursor, &filter, &rows, Moment::START, Duration::ZERO);
         History { position, rows, left }
     }
 

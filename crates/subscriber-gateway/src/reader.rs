@@ -66,7 +66,8 @@ impl Reader {
         now: Moment,
     ) -> Result<(), RowConflict> {
         self.learn(rows, now)?;
-        self.position = ReaderPosition::at(cursor, &self.rows, now, UNKNOWN_BRANCH_PATIENCE);
+        self.position =
+            ReaderPosition::at(cursor, &self.filter, &self.rows, now, UNKNOWN_BRANCH_PATIENCE);
         Ok(())
     }
 

@@ -39,6 +39,20 @@ impl services::node::Service for Node {
     ) -> Result<Response<v1::VerifyResponse>, Status> {
         Ok(Response::new(v1::VerifyResponse::default()))
     }
+
+    async fn get_node_topology(
+        &self,
+        _: Request<v1::GetNodeTopologyRequest>,
+    ) -> Result<Response<v1::GetNodeTopologyResponse>, Status> {
+        Ok(Response::new(v1::GetNodeTopologyResponse::default()))
+    }
+
+    async fn repair(
+        &self,
+        _: Request<v1::RepairRequest>,
+    ) -> Result<Response<v1::RepairResponse>, Status> {
+        Ok(Response::new(v1::RepairResponse::default()))
+    }
 }
 
 #[tokio::main(worker_threads = 2)]

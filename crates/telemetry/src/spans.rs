@@ -63,12 +63,19 @@ fn process_span(namespace: &str, channel: &str, message: impl Display) -> Span {
         messaging.message.id = %message,
         interlock.namespace = namespace,
         interlock.origin = field::Empty,
+        interlock.relayed_by = field::Empty,
     )
 }
 
 /// Tells a span of [`publish`] the name its message got.
 pub fn record_message_id(span: &Span, message: impl Display) {
     span.record("messaging.message.id", field::display(message));
+}
+
+/// Tells a span of [`process`] which member sent the message, where that was not its
+/// origin.
+pub fn record_relay(span: &Span, member: &str) {
+    span.record("interlock.relayed_by", member);
 }
 
 /// Marks a span as failed.

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tonic::{Request, Status};
 
 use super::recorder::{Place, Recorder};
@@ -40,10 +41,12 @@ impl Editor {
         tokio::spawn(async move {
             let mut random = StdRng::seed_from_u64(seed);
             let mut number = 0;
+            let mut pace = tokio::time::interval(PACE);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !stop.load(Ordering::Relaxed) {
+                pace.tick().await;
                 number += 1;
                 self.edit(number, &mut random).await;
-                tokio::time::sleep(PACE).await;
             }
         })
     }

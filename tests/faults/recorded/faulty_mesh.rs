@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use interlock_client::{Mesh as Client, RegionAddresses, v1};
+use interlock_client::{Mesh as Client, v1};
 use interlock_core::identity::{
     FencingToken, Incarnation, LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber,
 };
@@ -20,6 +20,7 @@ use xtask::mesh::{Mesh, Place, REGIONS};
 use super::disk_reading;
 use super::recorder::Recorder;
 use crate::disk::{Copy, Disk};
+use crate::mesh_client::client_of;
 use crate::network::Network;
 use crate::waiting::{holds, until};
 use crate::{binaries, requirements};
@@ -72,7 +73,7 @@ impl FaultyMesh {
             disks.insert(region, disk);
         }
         processes.start().expect("all processes start");
-        let client = client(&processes);
+        let client = client_of(&processes);
         let mut mesh = Self {
             processes,
             disks,
@@ -91,9 +92,7 @@ impl FaultyMesh {
     async fn prepare(&mut self) {
         let mut topology = self.client.topology().expect("a control-plane");
         for (name, regions) in [(EVERYWHERE, &REGIONS[..]), (WEST, &WEST_REGIONS[..])] {
-            let regions = regions.iter().map(|region| (*region).to_owned()).collect();
-            let group = v1::ApplyGroupRequest { name: name.to_owned(), regions };
-            topology.apply_group(group).await.expect("a group");
+            self.place(name, regions).await;
             let namespace = v1::CreateNamespaceRequest {
                 name: name.to_owned(),
                 groups: vec![name.to_owned()],
@@ -178,12 +177,10 @@ impl FaultyMesh {
         let machine = self.machine(region);
         let mut marks = Marks::new();
         for held in status.namespaces.iter().flat_map(|namespace| &namespace.logs) {
-            let wire =
-                v1::LogMark { log: held.log, m_id: held.durable, hash: held.durable_hash.clone() };
             if held.durable == 0 {
                 continue;
             }
-            let (log, mark) = wire.into_core().expect("a node knows its marks");
+            let (log, mark) = mark_of(held);
             marks.insert(log, mark.m_id);
             self.recorder.see(Record::Durable { machine, log, mark });
         }
@@ -285,6 +282,40 @@ impl FaultyMesh {
         self.start_node(region).await;
         // A namespace of two members is taken over from the other one, or not.
         self.network.mend_all();
+        self.see_backfilled(region).await;
+    }
+
+    /// Places a namespace on these regions; members elsewhere leave it.
+    pub(crate) async fn place(&self, namespace: &str, regions: &[&str]) {
+        let regions: Vec<String> = regions.iter().map(|region| (*region).to_owned()).collect();
+        until("the placement", async || {
+            let mut topology = self.client.topology().expect("a control-plane");
+            let (name, regions) = (namespace.to_owned(), regions.clone());
+            topology.apply_group(v1::ApplyGroupRequest { name, regions, leave: true }).await
+        })
+        .await;
+    }
+
+    /// Waits until nothing of a namespace is left at a node that was told to leave it,
+    /// and sees that others have all that it had.
+    pub(crate) async fn until_left(&mut self, region: &'static str, namespace: &str) {
+        let status = until(&format!("{region} has left {namespace}"), async || {
+            let status = self.status(region).await?;
+            self.see_durable_in(region, &status);
+            let is_left = status.namespaces.iter().all(|held| held.name != namespace);
+            holds(is_left, status).map_err(|status| Status::unavailable(format!("{status:?}")))
+        })
+        .await;
+        for other in REGIONS.into_iter().filter(|other| *other != region) {
+            let _ = self.see_durable(other).await;
+        }
+        self.recorder.see(Record::Retired { machine: self.machine(region) });
+        let marks = status.namespaces.iter().flat_map(|held| &held.logs).map(mark_of);
+        self.see_opened(region, &status, marks.collect());
+    }
+
+    /// Waits until a node has taken over the state of another member, and sees it.
+    pub(crate) async fn see_backfilled(&mut self, region: &'static str) {
         let status = self.until_ready(region).await;
         self.see_durable_in(region, &status);
         let machine = self.machine(region);
@@ -348,23 +379,15 @@ impl Drop for FaultyMesh {
     }
 }
 
+/// How far a node says that it holds a log.
+fn mark_of(held: &v1::LogStatus) -> (LogName, Mark) {
+    let wire = v1::LogMark { log: held.log, m_id: held.durable, hash: held.durable_hash.clone() };
+    wire.into_core().expect("a node knows its marks")
+}
+
 /// All that a node has said.
 pub(crate) fn log_of(mesh: &FaultyMesh, region: &str) -> String {
     let name = format!("{}.log", Mesh::push_node(region));
     let path = mesh.processes.folder().join("logs").join(name);
     std::fs::read_to_string(path).unwrap_or_default()
-}
-
-fn client(processes: &Mesh) -> Client {
-    let regions = REGIONS
-        .iter()
-        .map(|region| {
-            let addresses = RegionAddresses {
-                push_nodes: vec![processes.url(&Mesh::push_node(region))],
-                gateways: vec![processes.url(&Mesh::gateway(region))],
-            };
-            ((*region).to_owned(), addresses)
-        })
-        .collect();
-    Client::new(Some(&processes.url("control-plane")), &regions, None).expect("addresses")
 }

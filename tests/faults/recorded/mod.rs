@@ -15,6 +15,7 @@ mod publisher;
 mod reader;
 mod recorder;
 mod report;
+mod usage;
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,8 @@ use report::Report;
 /// Every kind of fault, so often. `cargo xtask faults` runs it at full length.
 const ROUNDS_IN_THE_GATE: u64 = 1;
 
-/// All promises hold in real processes, whatever breaks under them (RELIABILITY
-/// I1–I7, I10–I12; METHOD M8–M12).
+/// All promises hold in real processes, whatever breaks under them (promises
+/// I1–I7, I9–I12; METHOD M8–M12).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recorded_rounds() {
     let _machine = the_machine().lock().await;
@@ -116,6 +117,7 @@ async fn run_round(seed: u64, chosen: &[Fault], report: &mut Report) {
             if is_cut { ", two nodes cut off meanwhile" } else { "" },
         );
         report.happened(*fault, counts, caught_up);
+        report.look_at(seed, &mesh.processes);
     }
     let verdict = ending::judge(mesh, load).await;
     report.judged(seed, &order, &verdict);

@@ -3,15 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use interlock_client::{Mesh, Start, Subscriber, SubscriberOptions, v1};
+use interlock_client::{ClientError, Mesh, Start, Subscriber, SubscriberOptions, v1};
 use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber};
 use interlock_core::names::ChannelName;
 use interlock_rpc::convert::IntoCore as _;
+use interlock_rpc::status::{Reason, reason_of};
 use interlock_simulation::history::{Reading, ReadingKind, Shown};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::load::PATIENCE;
 
@@ -19,6 +22,8 @@ use crate::load::PATIENCE;
 const CHANNELS: &str = "from-*";
 /// Messages in one answer of history.
 const PAGE: u32 = 50_000;
+/// How often a reader asks again in a region that has left the namespace.
+const RESUME_PACE: Duration = Duration::from_millis(200);
 
 type Gap = (LogName, MessageNumber, MessageNumber);
 
@@ -85,10 +90,17 @@ impl RecordedReader {
         let shared = Arc::clone(&got);
         let (progress, changed) = watch::channel(());
         let task = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(RESUME_PACE);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let received = match subscriber.next().await {
                     Ok(Some(received)) => received,
                     Ok(None) => return "it ended".to_owned(),
+                    // The region has left the namespace, and may come back to it.
+                    Err(error) if is_of_a_region_that_left(&error) => {
+                        pace.tick().await;
+                        continue;
+                    }
                     Err(error) => return error.to_string(),
                 };
                 let mut got = shared.lock().expect("nobody panics with it");
@@ -135,6 +147,10 @@ impl RecordedReader {
         let reader = format!("the subscriber in {} of {}", self.region, self.subject.name);
         (self.subject.reading(reader, ReadingKind::Subscription, got), ended)
     }
+}
+
+fn is_of_a_region_that_left(error: &ClientError) -> bool {
+    error.status().and_then(reason_of) == Some(Reason::NotMember)
 }
 
 /// All that a region tells of a namespace.

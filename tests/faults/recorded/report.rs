@@ -5,9 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use interlock_simulation::checks::Verdict;
+use xtask::mesh::Mesh;
 
 use super::faults::Fault;
 use super::recorder::Counts;
+use super::usage::MostUsed;
 
 /// One kind of fault over all rounds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,9 +29,16 @@ pub(crate) struct Report {
     /// Promises that were broken, with the seed of their round.
     pub(crate) violations: Vec<String>,
     lost_with_disks: u64,
+    most_used: MostUsed,
 }
 
 impl Report {
+    /// Looks what the processes take.
+    pub(crate) fn look_at(&mut self, seed: u64, mesh: &Mesh) {
+        let beyond = self.most_used.look(mesh);
+        self.violations.extend(beyond.into_iter().map(|it| format!("seed {seed}: {it}")));
+    }
+
     /// A fault happened and was healed.
     pub(crate) fn happened(&mut self, fault: Fault, counts: Counts, caught_up: Duration) {
         let line = self.lines.entry(fault).or_default();
@@ -74,6 +83,7 @@ impl fmt::Display for Report {
                 line.longest.as_secs_f64(),
             )?;
         }
+        writeln!(f, "{}", self.most_used)?;
         write!(f, "acknowledged and lost with the last disk that had it: {}", self.lost_with_disks)
     }
 }

@@ -94,7 +94,11 @@ fn announce(mesh: &DevMesh, context: &Path, format: Format) -> Result<()> {
 /// The namespace `demo` on a group of all regions, unless it is there.
 async fn make_namespace(mesh: &DevMesh, regions: &[String]) -> Result<()> {
     let mut topology = mesh.client()?.topology()?;
-    let group = v1::ApplyGroupRequest { name: "all".to_owned(), regions: regions.to_vec() };
+    let group = v1::ApplyGroupRequest {
+        name: "all".to_owned(),
+        regions: regions.to_vec(),
+        ..Default::default()
+    };
     let present = topology.apply_group(group).await?.into_inner().topology.unwrap_or_default();
     if present.namespaces.iter().all(|namespace| namespace.name != "demo") {
         let namespace = v1::CreateNamespaceRequest {

@@ -16,6 +16,9 @@ pub(crate) enum Command {
         /// Its regions, separated by commas.
         #[arg(long, required = true, value_delimiter = ',')]
         regions: Vec<String>,
+        /// Members in regions that the group loses hand over what they hold and leave.
+        #[arg(long)]
+        leave: bool,
     },
     /// All groups.
     List,
@@ -24,8 +27,9 @@ pub(crate) enum Command {
 pub(crate) async fn run(target: &Target, command: Command) -> Result<()> {
     let mut client = target.mesh.topology()?;
     let topology = match command {
-        Command::Apply { name, regions } => {
-            client.apply_group(v1::ApplyGroupRequest { name, regions }).await?.into_inner().topology
+        Command::Apply { name, regions, leave } => {
+            let request = v1::ApplyGroupRequest { name, regions, leave };
+            client.apply_group(request).await?.into_inner().topology
         }
         Command::List => {
             client.get_topology(v1::GetTopologyRequest {}).await?.into_inner().topology

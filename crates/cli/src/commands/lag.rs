@@ -1,6 +1,7 @@
-//! `interlock lag`: what peers have not acknowledged, by origin.
+//! `interlock lag`: what peers have not acknowledged, by origin, and who takes a log
+//! from another member than its origin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use interlock_client::v1;
@@ -92,6 +93,49 @@ fn queues(report: &NodeReport) -> Vec<Queue> {
     all
 }
 
+/// A log that a node takes from another member than its origin: from a sibling of
+/// its region, or around a broken link.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Relay {
+    node: String,
+    namespace: String,
+    origin: String,
+    server: String,
+}
+
+impl Relay {
+    fn value(&self) -> Value {
+        json!({
+            "node": self.node,
+            "namespace": self.namespace,
+            "origin": self.origin,
+            "server": self.server,
+        })
+    }
+
+    fn text(&self) -> String {
+        let Self { node, namespace, origin, server } = self;
+        format!("{node} takes {origin}'s log of {namespace} from {server}")
+    }
+}
+
+/// The relays to one node. Only of tips: nothing comes any more in what an earlier
+/// opening wrote, whoever serves it.
+fn relays(report: &NodeReport) -> BTreeSet<Relay> {
+    let namespaces = report.status.iter().flat_map(|status| &status.namespaces);
+    let relays = namespaces.flat_map(|namespace| {
+        let logs = namespace.logs.iter().filter(|log| log.tip);
+        let relayed = logs.filter(|log| !log.server.is_empty() && log.server != log.origin_name);
+        relayed.map(|log| Relay {
+            node: report.name().to_owned(),
+            namespace: namespace.name.clone(),
+            origin: log.origin_name.clone(),
+            server: log.server.clone(),
+        })
+    });
+    relays.collect()
+}
+
 /// When a namespace's logs reach their cap at a node, at the present growth.
 #[derive(Debug, PartialEq, Eq)]
 struct Forecast {
@@ -152,12 +196,22 @@ pub(crate) async fn run(target: &Target) -> Result<()> {
     let rows: Vec<Value> = queues.iter().map(Queue::value).collect();
     let forecasts: Vec<Forecast> = reports.iter().flat_map(forecasts).collect();
     let caps: Vec<Value> = forecasts.iter().map(Forecast::value).collect();
-    let value = json!({ "queues": rows, "unreachable": unreachable, "caps": caps });
+    let relays: BTreeSet<Relay> = reports.iter().flat_map(relays).collect();
+    let servers: Vec<Value> = relays.iter().map(Relay::value).collect();
+    let value = json!({
+        "queues": rows,
+        "servers": servers,
+        "unreachable": unreachable,
+        "caps": caps,
+    });
     print(target.format, &value, || {
         let mut text = match queues.as_slice() {
             [] => "no peer has anything left to acknowledge".to_owned(),
             queues => rows_of(queues),
         };
+        for relay in &relays {
+            text.push_str(&format!("\n{}", relay.text()));
+        }
         for forecast in &forecasts {
             text.push_str(&format!("\n{}", forecast.text()));
         }
@@ -198,6 +252,31 @@ fn rows_of(queues: &[Queue]) -> String {
 mod tests {
     use super::*;
     use crate::commands::reports::samples::{node, status};
+
+    #[test]
+    fn who_takes_a_log_from_another_than_its_origin_is_told() {
+        let log = |origin: &str, tip, server: &str| v1::LogStatus {
+            origin_name: origin.into(),
+            tip,
+            server: server.into(),
+            ..Default::default()
+        };
+        let mut report = node("europe-2");
+        status(&mut report).namespaces[0].logs = vec![
+            log("asia-1", false, "europe-3"),
+            log("asia-1", true, "europe-1"),
+            log("america-1", true, "america-1"),
+            log("europe-2", true, ""),
+        ];
+        let told: Vec<String> = relays(&report).iter().map(Relay::text).collect();
+        assert_eq!(told, ["europe-2 takes asia-1's log of demo from europe-1"]);
+        let value = relays(&report).first().map(Relay::value);
+        let wanted = json!({
+            "node": "europe-2", "namespace": "demo", "origin": "asia-1", "server": "europe-1",
+        });
+        assert_eq!(value, Some(wanted));
+        assert!(relays(&crate::commands::reports::samples::away("asia-1")).is_empty());
+    }
 
     #[test]
     fn a_restart_of_the_origin_does_not_show() {

@@ -59,6 +59,13 @@ pub(crate) fn start(text: &str) -> Result<Start, String> {
     }
 }
 
+/// A log's name in an order: namespace, shard, origin, incarnation.
+pub(crate) type LogKey = (u32, u32, u32, u64);
+
+pub(crate) fn log_key(log: v1::LogName) -> LogKey {
+    (log.namespace, log.shard, log.origin, log.incarnation)
+}
+
 /// An incarnation as it is written everywhere; nothing where there is none.
 pub(crate) fn incarnation(number: u64) -> String {
     Incarnation::new(number).map_or_else(String::new, |incarnation| incarnation.to_string())

@@ -30,6 +30,10 @@ pub(crate) enum Command {
         /// Groups to add, separated by commas.
         #[arg(long, value_delimiter = ',')]
         add_groups: Vec<String>,
+        /// Groups to take away, separated by commas: members in regions that no other
+        /// group of it has hand over what they hold and leave.
+        #[arg(long, value_delimiter = ',')]
+        remove_groups: Vec<String>,
         /// Bytes of log that a member may hold.
         #[arg(long)]
         disk_cap_bytes: Option<u64>,
@@ -54,8 +58,8 @@ pub(crate) struct RetentionArguments {
     /// Bytes of log beyond which the oldest messages are trimmed; 0 is never.
     #[arg(long, value_name = "BYTES")]
     retention_bytes: Option<u64>,
-    /// What gives way at the cap: `refuse` publications, or `release` the queue of
-    /// the member that is furthest behind.
+    /// What gives way at the cap: `refuse` publications, or `release` the oldest
+    /// messages, also those that a member has not got.
     #[arg(long, value_enum)]
     when_full: Option<WhenFullArgument>,
 }
@@ -115,13 +119,18 @@ pub(crate) async fn run(target: &Target, command: Command) -> Result<()> {
                 client.create_namespace(request).await?.into_inner().namespace.unwrap_or_default();
             show(target, &[namespace])
         }
-        Command::Update { name, add_groups, disk_cap_bytes, retention } => {
+        Command::Update { name, add_groups, remove_groups, disk_cap_bytes, retention } => {
             let all = namespaces(&mut client).await?;
             let before = all.into_iter().find(|namespace| namespace.name == name);
             let before = before.and_then(|namespace| namespace.retention).unwrap_or_default();
             let retention = retention.over(before);
-            let request =
-                v1::UpdateNamespaceRequest { name, add_groups, disk_cap_bytes, retention };
+            let request = v1::UpdateNamespaceRequest {
+                name,
+                add_groups,
+                disk_cap_bytes,
+                retention,
+                remove_groups,
+            };
             let namespace =
                 client.update_namespace(request).await?.into_inner().namespace.unwrap_or_default();
             show(target, &[namespace])

@@ -142,17 +142,30 @@ async fn in_time<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> 
 /// The node that registered this address, or else the only one of its region.
 fn registered_name(report: &NodeReport, records: &[v1::NodeRecord]) -> Option<String> {
     let nodes = || records.iter().filter_map(|record| record.node.as_ref());
-    let address = report.address.split_once("://").map_or(report.address.as_str(), |(_, it)| it);
     let mut of_region = nodes().filter(|node| node.region == report.region);
-    nodes()
-        .find(|node| node.client_address == address)
+    node_of_address(nodes(), &report.address)
         .or_else(|| of_region.next().filter(|_| of_region.next().is_none()))
         .map(|node| node.name.clone())
 }
 
-fn version_text(version: Option<v1::TopologyVersion>) -> String {
+/// The node that registered an address, which a context names with its scheme.
+pub(crate) fn node_of_address<'a>(
+    mut nodes: impl Iterator<Item = &'a v1::Node>,
+    address: &str,
+) -> Option<&'a v1::Node> {
+    let without_scheme = address.split_once("://").map_or(address, |(_, it)| it);
+    nodes.find(|node| node.client_address == without_scheme)
+}
+
+/// `1.7`: the generation and the number.
+pub(crate) fn version_text(version: Option<v1::TopologyVersion>) -> String {
     let version = version.unwrap_or_default();
     format!("{}.{}", version.generation, version.number)
+}
+
+/// `active`, `leaving`, `removed`.
+pub(crate) fn node_state_name(state: v1::NodeState) -> String {
+    state.as_str_name().trim_start_matches("NODE_STATE_").to_lowercase()
 }
 
 /// `serving`, `draining`, …
@@ -177,6 +190,12 @@ pub(crate) fn tips_by_origin(namespace: &v1::NamespaceStatus) -> BTreeMap<&str, 
 }
 
 impl ControlPlaneReport {
+    /// What it knows of a node.
+    pub(crate) fn record_of(&self, name: &str) -> Option<&v1::NodeRecord> {
+        let Self::Answers { nodes, .. } = self else { return None };
+        nodes.iter().find(|record| record.node.as_ref().is_some_and(|node| node.name == name))
+    }
+
     /// As JSON.
     pub(crate) fn value(&self) -> Value {
         match self {
@@ -239,11 +258,25 @@ pub(crate) fn node_value(report: &NodeReport) -> Value {
         "namespaces": namespaces,
         "peers": peers,
         "alarms": alarms,
+        "scrub": status.scrub.as_ref().map(scrub_value),
+        "bringing_back_messages": status.bringing_back_messages,
         "left_out": status.left_out,
         "disk_free_bytes": status.disk_free_bytes,
         "disk_used_bytes": status.disk_used_bytes,
         "uptime_milliseconds": status.uptime_milliseconds,
         "version": status.version,
+    })
+}
+
+fn scrub_value(scrub: &v1::ScrubStatus) -> Value {
+    json!({
+        "bytes_per_second": scrub.bytes_per_second,
+        "passes": scrub.passes,
+        "read_bytes": scrub.read_bytes,
+        "expected_bytes": scrub.expected_bytes,
+        "last_finished": scrub.last_finished,
+        "last_took_milliseconds": scrub.last_took_milliseconds,
+        "findings": scrub.findings,
     })
 }
 
@@ -262,6 +295,7 @@ fn namespace_value(namespace: &v1::NamespaceStatus) -> Value {
                 "durable_hash": chain_hash(&log.durable_hash),
                 "floor": log.floor,
                 "tip": log.tip,
+                "server": log.server,
             })
         })
         .collect();
@@ -279,6 +313,9 @@ fn namespace_value(namespace: &v1::NamespaceStatus) -> Value {
         "undeliverable_messages": namespace.undeliverable_messages,
         "disk_cap_bytes": namespace.disk_cap_bytes,
         "cap_reached_in_seconds": namespace.cap_reached_in_seconds,
+        "leaving": namespace.leaving,
+        "leaving_messages": namespace.leaving_messages,
+        "leaving_waits_for": namespace.leaving_waits_for,
         "logs": logs,
     })
 }
@@ -326,6 +363,27 @@ pub(crate) mod samples {
         NodeReport { status: None, failure, registered_name, ..node(name) }
     }
 
+    /// A node that holds logs of the namespace `demo`: origin, opening, durable mark,
+    /// and whether it ends in a tip.
+    pub(crate) fn holding(name: &str, logs: &[(&str, u64, u64, bool)]) -> NodeReport {
+        let mut report = node(name);
+        let held = &mut status(&mut report).namespaces[0].logs;
+        held.extend(logs.iter().map(|(origin, incarnation, durable, tip)| v1::LogStatus {
+            // The names of origins are single letters.
+            log: Some(v1::LogName {
+                namespace: 1,
+                origin: origin.bytes().map(u32::from).sum(),
+                incarnation: *incarnation,
+                ..Default::default()
+            }),
+            origin_name: (*origin).into(),
+            durable: *durable,
+            tip: *tip,
+            ..Default::default()
+        }));
+        report
+    }
+
     /// The part of a report that a test changes.
     pub(crate) fn status(report: &mut NodeReport) -> &mut v1::GetStatusResponse {
         report.status.as_mut().expect("it answers")
@@ -351,6 +409,24 @@ mod tests {
         let namespace = v1::NamespaceStatus { logs, ..Default::default() };
         let tips: Vec<_> = tips_by_origin(&namespace).into_iter().collect();
         assert_eq!(tips, [("asia-1", vec![9]), ("europe-1", vec![6, 8])]);
+    }
+
+    #[test]
+    fn what_a_node_still_has_to_do_is_told_to_scripts() {
+        let mut report = samples::node("a");
+        let status = samples::status(&mut report);
+        status.bringing_back_messages = 7;
+        status.namespaces[0].leaving = true;
+        status.namespaces[0].leaving_messages = 12;
+        status.namespaces[0].leaving_waits_for = vec!["b".into()];
+        let value = node_value(&report);
+        assert_eq!(value["bringing_back_messages"], 7);
+        let namespace = &value["namespaces"][0];
+        assert_eq!(
+            (&namespace["leaving"], &namespace["leaving_messages"]),
+            (&json!(true), &json!(12))
+        );
+        assert_eq!(namespace["leaving_waits_for"], json!(["b"]));
     }
 
     #[test]

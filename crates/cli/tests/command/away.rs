@@ -59,6 +59,21 @@ async fn a_node_that_is_away_is_named_and_its_restart_does_not_show() {
     let table = world.table("europe", &["status"]);
     assert_eq!(line(&table, "europe-1").matches("asia-1:").count(), 1, "{table}");
     assert!(line(&table, "europe-1").contains("asia-1:2"), "{table}");
+    world.until("who serves the log", || {
+        let node = world.interlock.json("europe", &["node", "show", "europe-1"])?;
+        let demo = row(&node["namespaces"], "demo");
+        let logs = demo["logs"].as_array().expect("logs");
+        let mut tips = logs.iter().filter(|log| log["tip"] == true);
+        let is_direct = tips.all(|log| {
+            let own = log["origin_name"] == "europe-1";
+            log["server"] == if own { "" } else { log["origin_name"].as_str().unwrap_or("?") }
+        });
+        ensure!(is_direct, "{demo:#}");
+        let lag = world.interlock.json("europe", &["lag"])?;
+        ensure!(lag["servers"].as_array().is_some_and(Vec::is_empty), "{lag:#}");
+        Ok(())
+    });
+    assert!(world.table("europe", &["node", "show", "europe-1"]).contains("TAKEN FROM"));
     world.end().await;
 }
 

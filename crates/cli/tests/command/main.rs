@@ -3,6 +3,8 @@
 
 mod away;
 mod channels;
+mod conflicts;
+mod departures;
 mod development;
 mod messages;
 mod mistakes;

@@ -60,6 +60,21 @@ fn arguments_that_make_no_sense_are_named() {
     assert!(completion.stdout.contains("interlock"), "{completion:?}");
 }
 
+#[test]
+fn a_data_folder_that_is_none_is_not_made_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let misspelt = folder.path().join("misspelt");
+    let path = misspelt.to_str().expect("UTF-8");
+    for arguments in
+        [["node", "recover", path].as_slice(), &["node", "recover", path, "--accept-loss"]]
+    {
+        let ran = run(arguments);
+        ran.assert_failed(1);
+        assert!(ran.stderr.contains("there is no database in"), "{ran:?}");
+        assert!(!misspelt.exists(), "{ran:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_that_only_a_mesh_shows_are_named() {
     let world = World::start().await;

@@ -1,5 +1,6 @@
 //! A control-plane as its callers see it, over real connections.
 
+mod adopting;
 mod fake_push_node;
 mod operations;
 mod registration;
@@ -79,7 +80,11 @@ impl Fixture {
     }
 
     async fn apply_group(&self, name: &str, regions: &[&str]) -> v1::Topology {
-        let request = v1::ApplyGroupRequest { name: name.to_owned(), regions: owned(regions) };
+        let request = v1::ApplyGroupRequest {
+            name: name.to_owned(),
+            regions: owned(regions),
+            ..Default::default()
+        };
         let response = self.topology().apply_group(request).await.expect("applied");
         response.into_inner().topology.expect("is in every answer")
     }

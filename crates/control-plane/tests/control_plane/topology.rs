@@ -118,7 +118,11 @@ async fn refused_edits_name_the_field_and_change_nothing() {
 
     let group = |name: &str, regions: &[&str]| {
         let mut client = fixture.topology();
-        let request = v1::ApplyGroupRequest { name: name.to_owned(), regions: owned(regions) };
+        let request = v1::ApplyGroupRequest {
+            name: name.to_owned(),
+            regions: owned(regions),
+            ..Default::default()
+        };
         async move { client.apply_group(request).await.map(|_| ()) }
     };
     let create = |name: &str, groups: &[&str], disk_cap_bytes| {
@@ -136,8 +140,7 @@ async fn refused_edits_name_the_field_and_change_nothing() {
         let request = v1::UpdateNamespaceRequest {
             name: name.to_owned(),
             add_groups: owned(add_groups),
-            disk_cap_bytes: None,
-            retention: None,
+            ..Default::default()
         };
         async move { client.update_namespace(request).await.map(|_| ()) }
     };
@@ -178,7 +181,7 @@ async fn groups_can_be_added_to_a_namespace() {
         name: "news".to_owned(),
         add_groups: owned(&["america"]),
         disk_cap_bytes: Some(1 << 30),
-        retention: None,
+        ..Default::default()
     };
     let updated = fixture.topology().update_namespace(request).await.expect("updated");
     let namespace = updated.into_inner().namespace.expect("is in every answer");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Admission, AppendEntry, ClosedReason, Etag};
+use super::{Admission, AppendEntry, ClosedReason, Etag, Standing};
 use crate::clock::{HybridTime, WallTime};
 use crate::directory::Definition;
 use crate::identity::{Epoch, MessageName, MessageNumber, NamespaceNumber, RegisterVersion};
@@ -198,7 +198,7 @@ impl Admission {
         edit: ChannelEdit,
     ) -> Result<Edited, EditRefusal> {
         let ChannelEdit { namespace, channel, change, trace } = edit;
-        let Some(state) = self.member_state(namespace) else {
+        let Some(state) = self.state_as(Standing::Member, namespace) else {
             return Err(EditRefusal::NotMember(namespace));
         };
         let closed = self.node_closed.and(state.closed);

@@ -87,6 +87,15 @@ struct NamespaceState {
     rate_limits: RateLimits,
 }
 
+/// What a node has to be in a namespace to accept something there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A member.
+    Member,
+    /// A member, or one that is leaving: for what only this node has, which it hands over.
+    Holder,
+}
+
 /// Decides what is appended. See the module's page.
 #[derive(Debug)]
 pub struct Admission {
@@ -228,12 +237,23 @@ impl Admission {
         self.logs.clear_stopped(log);
     }
 
-    fn member_state(&self, namespace: NamespaceNumber) -> Option<&NamespaceState> {
-        self.namespaces.get(&namespace).filter(|state| state.member)
+    fn state_as(&self, standing: Standing, namespace: NamespaceNumber) -> Option<&NamespaceState> {
+        let holds = self.has_standing(standing, namespace);
+        self.namespaces.get(&namespace).filter(|_| holds)
     }
 
-    fn member_state_mut(&mut self, namespace: NamespaceNumber) -> Option<&mut NamespaceState> {
-        self.namespaces.get_mut(&namespace).filter(|state| state.member)
+    fn state_as_mut(
+        &mut self,
+        standing: Standing,
+        namespace: NamespaceNumber,
+    ) -> Option<&mut NamespaceState> {
+        let holds = self.has_standing(standing, namespace);
+        self.namespaces.get_mut(&namespace).filter(|_| holds)
+    }
+
+    fn has_standing(&self, standing: Standing, namespace: NamespaceNumber) -> bool {
+        let leaves = || self.topology.is_leaving(self.opening.node, namespace);
+        self.is_member(namespace) || (standing == Standing::Holder && leaves())
     }
 
     fn state_mut(&mut self, namespace: NamespaceNumber) -> &mut NamespaceState {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{Admission, AppendEntry, ClosedReason, NamespaceState};
+use super::{Admission, AppendEntry, ClosedReason, NamespaceState, Standing};
 use crate::clock::{HybridTime, WallTime};
 use crate::identity::{
     Epoch, MessageName, MessageNumber, NamespaceNumber, PublisherSequence, RegisterVersion,
@@ -140,8 +140,18 @@ impl Admission {
         now: WallTime,
         publication: NewPublication,
     ) -> Result<Published, PublishRefusal> {
+        self.publish_as(Standing::Member, now, publication)
+    }
+
+    /// The same, as what this node has to be in the namespace.
+    pub fn publish_as(
+        &mut self,
+        standing: Standing,
+        now: WallTime,
+        publication: NewPublication,
+    ) -> Result<Published, PublishRefusal> {
         let node_closed = self.node_closed;
-        let Some(state) = self.member_state(publication.namespace) else {
+        let Some(state) = self.state_as(standing, publication.namespace) else {
             return Err(PublishRefusal::NotMember(publication.namespace));
         };
         let mut recorded = None;

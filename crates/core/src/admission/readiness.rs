@@ -75,6 +75,7 @@ mod tests {
             disk_cap_bytes: 0,
             retention: Retention::default(),
             founders: founders.iter().map(founder).collect(),
+            leaving: Vec::new(),
         };
         Topology { namespaces: vec![namespace], ..Topology::default() }
     }

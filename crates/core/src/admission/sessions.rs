@@ -1,6 +1,6 @@
 //! Opening and resuming publisher sessions.
 
-use super::{Admission, ClosedReason};
+use super::{Admission, ClosedReason, Standing};
 use crate::clock::WallTime;
 use crate::identity::{MessageName, NamespaceNumber, PublisherSequence, SessionId};
 use crate::projection::publishers::{OpenRefusal, ResumeRefusal, Resumed};
@@ -62,8 +62,20 @@ impl Admission {
         id_bits: [u8; 16],
         resume: Option<ResumeSession>,
     ) -> Result<SessionOpened, SessionRefusal> {
+        self.open_session_as(Standing::Member, now, namespace, id_bits, resume)
+    }
+
+    /// The same, as what this node has to be in the namespace.
+    pub fn open_session_as(
+        &mut self,
+        standing: Standing,
+        now: WallTime,
+        namespace: NamespaceNumber,
+        id_bits: [u8; 16],
+        resume: Option<ResumeSession>,
+    ) -> Result<SessionOpened, SessionRefusal> {
         let node_closed = self.node_closed;
-        let Some(state) = self.member_state_mut(namespace) else {
+        let Some(state) = self.state_as_mut(standing, namespace) else {
             return Err(SessionRefusal::NotMember(namespace));
         };
         if let Some(ResumeSession { session, last_acknowledged }) = resume {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::cursor::Cursor;
+use crate::delivery::ChannelFilter;
 use crate::identity::{Incarnation, LogName, MessageName, MessageNumber, NodeNumber, PathName};
 use crate::names::ChannelName;
 use crate::replication::rows::Rows;
@@ -57,6 +58,8 @@ struct ToldGap {
 pub struct ReaderPosition {
     /// `None` stands for the shared position.
     own: Option<Cursor>,
+    /// Of the channels that stand apart in it, those that the reader asks for.
+    apart: Vec<ChannelName>,
     /// Origins held back, with the moment when waiting ends.
     held: BTreeMap<NodeNumber, Moment>,
     told: BTreeMap<PathName, ToldGap>,
@@ -65,15 +68,23 @@ pub struct ReaderPosition {
 impl ReaderPosition {
     /// At the shared position.
     pub const fn shared() -> Self {
-        Self { own: None, held: BTreeMap::new(), told: BTreeMap::new() }
+        Self { own: None, apart: Vec::new(), held: BTreeMap::new(), told: BTreeMap::new() }
     }
 
-    /// At a cursor. Origins whose branches are not known here are held back for
-    /// at most `patience`.
-    pub fn at(cursor: Cursor, rows: &Rows, now: Moment, patience: Duration) -> Self {
+    /// At a cursor, with the channels that are asked for. Origins whose branches are not
+    /// known here are held back for at most `patience`.
+    pub fn at(
+        cursor: Cursor,
+        filter: &ChannelFilter,
+        rows: &Rows,
+        now: Moment,
+        patience: Duration,
+    ) -> Self {
         let unknown = cursor.unknown_tips(rows);
         let held = unknown.iter().map(|tip| (tip.log.origin, now + patience)).collect();
-        Self { own: Some(cursor), held, told: BTreeMap::new() }
+        let apart = cursor.overridden_channels().filter(|it| filter.matches(it.as_str()));
+        let apart = apart.cloned().collect();
+        Self { own: Some(cursor), apart, held, told: BTreeMap::new() }
     }
 
     /// Whether this is the shared position.
@@ -96,13 +107,14 @@ impl ReaderPosition {
         self.step_unless(name, rows, |own| own.channel_covers(channel, name, rows))
     }
 
-    /// What to do with a gap that ends at `through`.
+    /// What to do with a gap that ends at `through`. It is news as long as any channel
+    /// is before it.
     pub fn step_gap(&self, through: &MessageName, rows: &Rows) -> Step {
-        self.step_unless(through, rows, |own| own.covers(through, rows))
+        self.step_unless(through, rows, |own| self.every_channel_covers(own, through, rows))
     }
 
     /// Whether a log's messages from this number on come right after what the
-    /// reader has. Where they do not, going over them would cover what it was
+    /// reader has, of every channel. Where they do not, going over them would cover what it was
     /// never shown: it has to read what lies between first. What is held back is
     /// read again anyway.
     pub fn follows_on(&self, log: &LogName, from: MessageNumber, rows: &Rows) -> bool {
@@ -110,7 +122,9 @@ impl ReaderPosition {
         if self.held.contains_key(&log.origin) {
             return true;
         }
-        let has = |name: &MessageName| self.is_inside_gap(name, rows) || own.covers(name, rows);
+        let has = |name: &MessageName| {
+            self.is_inside_gap(name, rows) || self.every_channel_covers(own, name, rows)
+        };
         match rows.get(log) {
             Some(row) if from <= row.first_m_id() => row.parent_names().all(|parent| has(&parent)),
             _ => {
@@ -129,11 +143,7 @@ impl ReaderPosition {
             return;
         }
         let Some(own) = &mut self.own else { return };
-        own.advance(name, rows);
-        let apart: Vec<ChannelName> = own.overridden_channels().cloned().collect();
-        for channel in &apart {
-            own.advance_channel(channel, name, rows);
-        }
+        own.pass(name, rows);
     }
 
     /// Looks again at what was unknown. True when an origin is no longer held
@@ -230,6 +240,10 @@ impl ReaderPosition {
         }
     }
 
+    fn every_channel_covers(&self, own: &Cursor, name: &MessageName, rows: &Rows) -> bool {
+        own.covers_for_all(&self.apart, name, rows)
+    }
+
     fn is_inside_gap(&self, name: &MessageName, rows: &Rows) -> bool {
         self.told.get(&name.log.path()).is_some_and(|gap| gap.swallows(name, rows))
     }
@@ -311,7 +325,8 @@ mod tests {
     fn a_reader_ahead_skips_what_it_has_and_then_joins() {
         let rows = rows(vec![row(log(1, 11), None)]);
         let ahead = cursor(&[name(log(1, 11), 5)], &rows);
-        let mut reader = ReaderPosition::at(ahead, &rows, Moment::START, PATIENCE);
+        let mut reader =
+            ReaderPosition::at(ahead, &ChannelFilter::default(), &rows, Moment::START, PATIENCE);
         let mut shared = cursor(&[name(log(1, 11), 3)], &rows);
         assert!(!reader.meet(&shared, &rows));
         assert_eq!(step(&reader, log(1, 11), 5, &rows), Step::Skip);
@@ -328,7 +343,8 @@ mod tests {
         // The cursor's tip is in an opening of origin 1 that is not known here.
         let elsewhere = rows(vec![row(log(1, 11), None), row(log(1, 12), Some((11, 5)))]);
         let resumed = cursor(&[name(log(1, 12), 7)], &elsewhere);
-        let mut reader = ReaderPosition::at(resumed, &known, Moment::START, PATIENCE);
+        let mut reader =
+            ReaderPosition::at(resumed, &ChannelFilter::default(), &known, Moment::START, PATIENCE);
         assert_eq!(reader.held_origins().collect::<Vec<_>>(), [NodeNumber::new(1)]);
         assert_eq!(step(&reader, log(1, 11), 2, &known), Step::HeldBack);
         assert_eq!(step(&reader, log(2, 21), 1, &known), Step::Deliver);
@@ -345,7 +361,8 @@ mod tests {
         let known = rows(vec![row(log(1, 11), None), row(log(1, 13), None)]);
         let elsewhere = rows(vec![row(log(1, 12), None)]);
         let resumed = cursor(&[name(log(1, 12), 7)], &elsewhere);
-        let mut reader = ReaderPosition::at(resumed, &known, Moment::START, PATIENCE);
+        let mut reader =
+            ReaderPosition::at(resumed, &ChannelFilter::default(), &known, Moment::START, PATIENCE);
         assert!(reader.handle_timeout(Moment::START, &known).is_empty());
         let late = reader.poll_timeout().expect("something is held");
         let gaps = reader.handle_timeout(late, &known);
@@ -375,7 +392,13 @@ mod tests {
         let known = rows(openings.map(|(bits, parent)| row(log(1, bits), parent)).to_vec());
         let elsewhere = rows(vec![row(log(1, 12), None)]);
         let resumed = cursor(&[name(log(1, 12), 70)], &elsewhere);
-        let mut reader = ReaderPosition::at(resumed, &known, Moment::START, Duration::ZERO);
+        let mut reader = ReaderPosition::at(
+            resumed,
+            &ChannelFilter::default(),
+            &known,
+            Moment::START,
+            Duration::ZERO,
+        );
         assert_eq!(reader.handle_timeout(Moment::START, &known).len(), 1);
         for (second, bits) in [(1, 13), (2, 14), (3, 15)] {
             let heard_at = Moment::START + Duration::from_secs(second);
@@ -395,7 +418,13 @@ mod tests {
         let mut known = rows(vec![row(log(1, 11), None), row(log(1, 13), None)]);
         let elsewhere = rows(vec![row(log(1, 12), None)]);
         let resumed = cursor(&[name(log(1, 12), 7)], &elsewhere);
-        let mut reader = ReaderPosition::at(resumed, &known, Moment::START, Duration::ZERO);
+        let mut reader = ReaderPosition::at(
+            resumed,
+            &ChannelFilter::default(),
+            &known,
+            Moment::START,
+            Duration::ZERO,
+        );
         assert_eq!(reader.handle_timeout(Moment::START, &known).len(), 1);
         reader.pass(&log(1, 13), MessageNumber::new(5), &known);
         let own = reader.own().expect("a position of its own");
@@ -419,7 +448,8 @@ mod tests {
     fn nothing_is_passed_over_what_the_reader_does_not_have() {
         let known = rows(vec![row(log(1, 11), None), row(log(1, 12), Some((11, 90)))]);
         let at = cursor(&[name(log(1, 11), 50)], &known);
-        let mut reader = ReaderPosition::at(at, &known, Moment::START, PATIENCE);
+        let mut reader =
+            ReaderPosition::at(at, &ChannelFilter::default(), &known, Moment::START, PATIENCE);
         let number = MessageNumber::new;
         assert!(reader.follows_on(&log(1, 11), number(51), &known));
         assert!(reader.follows_on(&log(1, 11), number(40), &known));
@@ -437,11 +467,37 @@ mod tests {
         let mut at = cursor(&[name(log(1, 11), 10)], &known);
         let news = ChannelName::parse("news").expect("a name");
         at.start_channel(&news, &cursor(&[name(log(1, 11), 5)], &known), &known).expect("room");
-        let mut reader = ReaderPosition::at(at, &known, Moment::START, PATIENCE);
+        let mut reader =
+            ReaderPosition::at(at, &ChannelFilter::default(), &known, Moment::START, PATIENCE);
         assert_eq!(step(&reader, log(1, 11), 6, &known), Step::Deliver);
         let other = ChannelName::parse("other").expect("a name");
         assert_eq!(reader.step(&name(log(1, 11), 6), &other, &known), Step::Skip);
         reader.pass(&log(1, 11), MessageNumber::new(10), &known);
         assert!(reader.meet(&cursor(&[name(log(1, 11), 10)], &known), &known));
+    }
+
+    /// A channel that stands apart is behind where the rest is: what the rest passes, it
+    /// was not shown.
+    #[test]
+    fn a_channel_that_stands_apart_has_its_own_place() {
+        let first = log(1, 1);
+        let rows = rows(vec![row(first, None)]);
+        let news = ChannelName::parse("news").expect("a good name");
+        let mut at = cursor(&[name(first, 9)], &rows);
+        at.start_channel(&news, &cursor(&[name(first, 4)], &rows), &rows).expect("few");
+        let filter = |patterns: &[&str]| ChannelFilter::parse(patterns).expect("good patterns");
+        let reader = |patterns: &[&str]| {
+            ReaderPosition::at(at.clone(), &filter(patterns), &rows, Moment::START, PATIENCE)
+        };
+
+        let asks_for_it = reader(&[]);
+        assert!(!asks_for_it.follows_on(&first, MessageNumber::new(10), &rows));
+        assert!(asks_for_it.follows_on(&first, MessageNumber::new(5), &rows));
+        assert_eq!(asks_for_it.step_gap(&name(first, 7), &rows), Step::Deliver);
+        assert_eq!(asks_for_it.step_gap(&name(first, 4), &rows), Step::Skip);
+
+        let does_not = reader(&["live"]);
+        assert!(does_not.follows_on(&first, MessageNumber::new(10), &rows));
+        assert_eq!(does_not.step_gap(&name(first, 7), &rows), Step::Skip);
     }
 }

@@ -10,7 +10,7 @@
 //! Of what is trimmed, each channel keeps its newest message per log: its trim
 //! point, below which its history is told as a gap.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -31,6 +31,9 @@ mod trim_point_key;
 use contents_key::{Contents, ContentsKey};
 use segment_key::SegmentKey;
 use trim_point_key::TrimPointKey;
+
+/// The tags of the index's keys.
+pub(super) const KEY_TAGS: [u8; 3] = [segment_key::TAG, contents_key::TAG, trim_point_key::TAG];
 
 /// Messages in one segment. Part of the layout.
 pub const SEGMENT_MESSAGES: u64 = 256;
@@ -307,15 +310,19 @@ impl ChannelIndex {
     }
 
     /// Drops the segments of a log that lie at or below a new floor, and moves
-    /// the trim points of their channels. `stored` is what is stored of
+    /// the trim points of their channels: these are told. `stored` is what is stored of
     /// [`contents_through`], up to the floor's segment ([`is_within_floor`]). To
     /// be stored in one write with the trim, or before it.
+    ///
+    /// What is stored of the same trim points may be newer: a base said so of what is
+    /// still held here. So each is given to
+    /// [`merge_trim_point`](Self::merge_trim_point) with that before anything is stored.
     pub fn trim(
         &mut self,
         log: &LogName,
         floor: MessageNumber,
         stored: impl IntoIterator<Item = (Bytes, Bytes)>,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Vec<TrimPoint>, LoadError> {
         let mut segments: BTreeMap<SegmentNumber, Contents> = BTreeMap::new();
         for (key, value) in stored {
             let key = ContentsKey::decode(&key)?;
@@ -326,15 +333,20 @@ impl ChannelIndex {
         }
         let recent = self.recent.get(log).into_iter().flatten();
         segments.extend(recent.map(|recent| (recent.number, recent.contents())));
+        let mut moved = BTreeSet::new();
         for (number, contents) in segments {
             if number <= SegmentNumber::of(floor) {
-                self.trim_segment(log, floor, number, &contents);
+                moved.extend(self.trim_segment(log, floor, number, &contents));
             }
         }
         if let Some(recent) = self.recent.get_mut(log) {
             recent.retain(|recent| recent.number.last() > floor);
         }
-        Ok(())
+        let point = |key: TrimPointKey| {
+            let m_id = self.trim_points.get(&key).copied().unwrap_or_default();
+            TrimPoint { log: key.log, channel: key.channel, m_id }
+        };
+        Ok(moved.into_iter().map(point).collect())
     }
 
     /// Merges a trim point that was received with a base: a log's newest message of
@@ -352,7 +364,8 @@ impl ChannelIndex {
         floor: MessageNumber,
         number: SegmentNumber,
         contents: &Contents,
-    ) {
+    ) -> Vec<TrimPointKey> {
+        let mut moved = Vec::new();
         let is_dropped = number.last() <= floor;
         for (channel, presence) in contents.iter() {
             let segment = presence.indexed(number);
@@ -360,7 +373,9 @@ impl ChannelIndex {
                 // Within the floor's own segment the newest trimmed one is not
                 // known exactly: it is not above this.
                 let newest = segment.last.min(floor);
-                let point = self.trim_points.entry(TrimPointKey { channel, log: *log });
+                let key = TrimPointKey { channel, log: *log };
+                moved.push(key);
+                let point = self.trim_points.entry(key);
                 point.and_modify(|point| *point = newest.max(*point)).or_insert(newest);
             }
             if is_dropped {
@@ -370,6 +385,7 @@ impl ChannelIndex {
         if is_dropped {
             self.deletes.push(ContentsKey { log: *log, segment: number }.encode());
         }
+        moved
     }
 }
 

@@ -15,7 +15,7 @@ use crate::names::ChannelName;
 
 use super::key_parts::{KeyError, KeyReader, KeyWriter};
 
-const TAG: u8 = 1;
+pub(super) const TAG: u8 = 1;
 
 /// The key of a channel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

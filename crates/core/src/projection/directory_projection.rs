@@ -165,20 +165,21 @@ impl Projection for DirectoryProjection {
         vec![DirectoryKey::prefix()]
     }
 
-    /// Of a namespace whose logs were trimmed, all is kept: entries merge, so
-    /// that applying the rest again changes nothing that is true.
+    /// Of a namespace whose logs lack messages, trimmed here or by whom they came from,
+    /// all is kept: entries merge, so that applying the rest again changes nothing
+    /// that is true.
     fn rebuild(
         kept: impl IntoIterator<Item = (Bytes, Bytes)>,
         logs: &[ProjectedLog],
     ) -> Result<Self, LoadError> {
-        let trimmed: BTreeSet<NamespaceNumber> = logs
+        let incomplete: BTreeSet<NamespaceNumber> = logs
             .iter()
-            .filter(|log| log.floor > MessageNumber::ZERO)
+            .filter(|log| log.last_missing > MessageNumber::ZERO)
             .map(|log| log.log.namespace)
             .collect();
         let mut projection = Self { positions: LogPositions::from_floors(logs), ..Self::default() };
         for (key, value) in kept {
-            if trimmed.contains(&DirectoryKey::decode(&key)?.namespace) {
+            if incomplete.contains(&DirectoryKey::decode(&key)?.namespace) {
                 let key = projection.restore(&key, &value)?;
                 projection.dirty.insert((key.namespace, key.channel));
             }

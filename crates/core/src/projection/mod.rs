@@ -8,7 +8,8 @@
 //! 1. at opening asks [`opening_of`] whether what is stored can be used, and
 //!    makes the projection with [`Projection::load`] or [`Projection::rebuild`];
 //! 2. applies the messages of each log after its position, in their order, as
-//!    they become durable; tells it of holes;
+//!    they become durable; tells it of holes with [`Projection::skip`], also of those
+//!    that lie between what is stored and the end of a log at an opening;
 //! 3. now and then stores [`Projection::take_changes`] together with
 //!    [`Projection::position`], in one write.
 //!
@@ -16,14 +17,15 @@
 //! only where the log lost what was durable; then it is built again from the
 //! log, and from what trimming left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use thiserror::Error;
 
 use crate::directory::EntryError;
-use crate::identity::{LogName, MessageName, MessageNumber};
+use crate::identity::{LogName, MessageName, MessageNumber, NamespaceNumber};
 use crate::message::MessageHead;
+use crate::replication::rows::Row;
 
 pub mod channel_index;
 mod directory_key;
@@ -34,6 +36,7 @@ pub mod publishers_projection;
 mod session_chunk;
 #[cfg(test)]
 mod tests;
+mod trimming;
 mod unprojected_key;
 
 pub use channel_index::ChannelIndex;
@@ -42,6 +45,7 @@ pub use key_parts::KeyError;
 pub use publishers::Publishers;
 pub use publishers_projection::PublishersProjection;
 pub use session_chunk::ChunkError;
+pub use trimming::trimmable_through;
 
 /// The kinds of projections, each with keys of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +70,25 @@ impl ProjectionKind {
             Self::ChannelIndex => 3,
         }
     }
+}
+
+/// The tags that keys of any projection begin with.
+fn key_tags() -> BTreeSet<u8> {
+    let of_index = channel_index::KEY_TAGS.into_iter();
+    of_index.chain([directory_key::TAG, unprojected_key::TAG, session_chunk::TAG]).collect()
+}
+
+/// From where to where the keys of a namespace lie, in whichever projection: each
+/// begins with its tag and the namespace.
+pub fn namespace_key_ranges(namespace: NamespaceNumber) -> Vec<(Bytes, Bytes)> {
+    let bound = |tag: u8, number: u64| {
+        let [_, _, _, prefix @ ..] = ((u64::from(tag) << 32) + number).to_be_bytes();
+        Bytes::copy_from_slice(&prefix)
+    };
+    let number = u64::from(namespace.get());
+    // After the last namespace of a tag comes the next tag.
+    let tags = key_tags().into_iter();
+    tags.map(|tag| (bound(tag, number), bound(tag, number + 1))).collect()
 }
 
 /// What a projection's keys and values look like. Raised when they change in a
@@ -124,10 +147,28 @@ impl ProjectionChanges {
 pub struct ProjectedLog {
     /// The log.
     pub log: LogName,
-    /// The last message that is no longer there: trimmed, or in a hole.
+    /// The last message that was trimmed; 0 if none was. From behind it on what the log
+    /// still has is applied.
     pub floor: MessageNumber,
+    /// The last message below the mark that is not held: trimmed, or in a hole; 0 if
+    /// nothing is missing.
+    pub last_missing: MessageNumber,
     /// The last message that is held.
     pub held: MessageNumber,
+}
+
+impl ProjectedLog {
+    /// From what the walk says of a log. The point before the first message is no loss.
+    pub fn new(
+        row: &Row,
+        floor: MessageNumber,
+        last_missing: MessageNumber,
+        held: MessageNumber,
+    ) -> Self {
+        let first = row.first_m_id();
+        let lost = |m_id| if m_id < first { MessageNumber::ZERO } else { m_id };
+        Self { log: row.log, floor: lost(floor), last_missing: lost(last_missing), held }
+    }
 }
 
 /// Whether what is stored of a projection can be used.

@@ -24,7 +24,7 @@ use crate::wire_format::{Reader, WireError, Writer, take_varint};
 use super::key_parts::{KeyError, KeyReader, KeyWriter};
 use super::publishers::{Answer, PublicationDigest};
 
-const TAG: u8 = 1;
+pub(super) const TAG: u8 = 1;
 const DIGEST_BYTES: usize = 16;
 
 /// Answers in one chunk.

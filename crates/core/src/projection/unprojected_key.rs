@@ -17,7 +17,7 @@ use crate::wire_format::{Reader, WireError, Writer};
 
 use super::key_parts::{KeyError, KeyReader, KeyWriter};
 
-const TAG: u8 = 2;
+pub(super) const TAG: u8 = 2;
 
 /// The key of a log's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

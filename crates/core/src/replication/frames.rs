@@ -313,3 +313,14 @@ pub enum ReceiverFrame {
     /// A newer topology than the sender has.
     Topology(Arc<Topology>),
 }
+
+impl ReceiverFrame {
+    /// The log that the receiver takes from now on, or no longer.
+    pub const fn takes(&self) -> Option<(LogName, bool)> {
+        match self {
+            Self::Want(want) => Some((want.log, true)),
+            Self::Unwant(unwant) => Some((unwant.log, false)),
+            _ => None,
+        }
+    }
+}

@@ -8,7 +8,8 @@
 //! **One WAN copy per region.** Of the siblings that hold a log of another region
 //! one is its *carrier*, the same for all of them by a hash of log and node: it
 //! takes the log from the origin, the others take it from the carrier. They go to
-//! the origin themselves while the carrier is away or stalls. The carrier never
+//! the origin themselves while the carrier is away or stalls, and so does whoever the
+//! carrier itself takes the log from: it has lost the origin. The carrier never
 //! prefers a sibling, so nobody waits in a circle.
 
 use std::cmp::Reverse;
@@ -95,6 +96,8 @@ struct LogState {
     /// Servers that stalled, until then; without an end those that cannot serve
     /// it on their present stream.
     avoided: BTreeMap<NodeNumber, Option<Moment>>,
+    /// Who takes it from us.
+    takers: BTreeSet<NodeNumber>,
     /// Since when the server makes no progress though there is more.
     behind_since: Option<Moment>,
     deadline: Option<Moment>,
@@ -214,6 +217,24 @@ impl LogSources {
         self.reconsider(now, log);
     }
 
+    /// A peer takes a log from us from now on, or no longer.
+    pub fn peer_takes(&mut self, now: Moment, node: NodeNumber, log: &LogName, takes: bool) {
+        let Some(state) = self.logs.get_mut(log) else { return };
+        let is_news = if takes { state.takers.insert(node) } else { state.takers.remove(&node) };
+        if is_news {
+            self.reconsider(now, log);
+        }
+    }
+
+    /// Our stream to a peer is over, or begins: it takes nothing from us.
+    pub fn peer_takes_nothing(&mut self, now: Moment, node: NodeNumber) {
+        let taken = self.logs.iter().filter(|(_, state)| state.takers.contains(&node));
+        let taken: Vec<LogName> = taken.map(|(log, _)| *log).collect();
+        for log in taken {
+            self.peer_takes(now, node, &log, false);
+        }
+    }
+
     /// A log is no longer to be held here.
     pub fn forget_log(&mut self, log: &LogName) {
         let Some(state) = self.logs.remove(log) else { return };
@@ -255,8 +276,7 @@ impl LogSources {
     }
 
     /// Who serves a log at present.
-    #[cfg(test)]
-    pub(crate) fn server_of(&self, log: &LogName) -> Option<NodeNumber> {
+    pub fn server_of(&self, log: &LogName) -> Option<NodeNumber> {
         self.logs.get(log)?.server
     }
 
@@ -280,7 +300,7 @@ impl LogSources {
             let candidates = siblings.filter(|node| !state.is_avoided(*node));
             candidates.chain([self.me.node]).min_by_key(|node| (lot(log, *node), *node))
         });
-        let carrier = carrier.flatten();
+        let carrier = carrier.flatten().filter(|carrier| !state.takers.contains(carrier));
         let nearness = |node: NodeNumber| {
             if carrier == Some(node) {
                 Nearness::Carrier

@@ -7,6 +7,8 @@
 //! happens before.
 
 pub mod acknowledgements;
+pub mod base_sending;
+pub mod departure;
 pub mod frames;
 pub mod log_sources;
 pub mod log_table;

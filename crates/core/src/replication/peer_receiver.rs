@@ -156,6 +156,10 @@ impl PeerReceiver {
             (_, SenderFrame::Hello(_)) => self.rule_broken("there is one greeting"),
             (_, SenderFrame::Heartbeat(heartbeat)) => {
                 self.actions.push_back(ReceiverAction::PeerClock(heartbeat.wall_clock));
+                let is_established = matches!(self.phase, Phase::Established { .. });
+                if is_established && !heartbeat.namespaces.is_empty() {
+                    self.actions.push_back(ReceiverAction::PeerDigests(heartbeat.namespaces));
+                }
             }
             (Phase::AwaitingAccept { .. }, _) => {
                 self.rule_broken("logs are offered after the welcome");

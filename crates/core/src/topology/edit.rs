@@ -2,22 +2,32 @@
 //!
 //! Every edit raises the version's number by one, or answers the document
 //! unchanged when it already says what was asked for, so that any edit may be
-//! repeated. Nothing is ever taken out of the document: a number that was given
-//! once stays with its name, and the next number is one above the highest.
+//! repeated; except [`remove_region`], which does not know the region any more. No
+//! number is ever taken out of the document: one that was given once stays with its
+//! name, and the next number is one above the highest.
 
 use std::collections::BTreeSet;
 
 use thiserror::Error;
 
 use super::{Founder, Group, Namespace, Node, NodeState, Retention, Topology};
-use crate::identity::{FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion};
+use crate::features::{Feature, not_understood};
+use crate::identity::{
+    FeatureLevel, FencingToken, GroupNumber, NamespaceNumber, NodeNumber, TopologyVersion,
+};
 use crate::limits::{
     MAX_ADDRESS_BYTES, MAX_GROUPS, MAX_GROUPS_PER_MESSAGE, MAX_NAMESPACES, MAX_NODES, MAX_REGIONS,
 };
 use crate::names::{GroupName, NamespaceName, NodeName, RegionName};
 
+mod leaving;
 #[cfg(test)]
 mod tests;
+
+pub use leaving::{
+    adopt, apply_group_and_leave, leave_mesh, record_left, record_left_by, remove_groups,
+    remove_node, remove_region,
+};
 
 /// The document before its first edit: generation 1, nothing in it.
 pub fn empty() -> Topology {
@@ -35,6 +45,8 @@ pub struct NodeRegistration {
     pub replication_address: String,
     /// Where gateways and clients call, `host:port`.
     pub client_address: String,
+    /// What its build understands.
+    pub feature_level: FeatureLevel,
 }
 
 /// Why an edit was refused; nothing has changed. None of these goes away by
@@ -50,6 +62,9 @@ pub enum EditError {
     /// A node that is not there.
     #[error("there is no node with the number {0}")]
     UnknownNode(NodeNumber),
+    /// A node name that is not there.
+    #[error("there is no node {0}")]
+    UnknownNodeName(NodeName),
     /// A namespace that is not there.
     #[error("there is no namespace {0}")]
     UnknownNamespace(NamespaceName),
@@ -101,9 +116,9 @@ pub enum EditError {
     /// The name belongs to a node that was removed for good.
     #[error("the node {0} was removed; its name and number do not come back")]
     NodeRemoved(NodeName),
-    /// A namespace would lose a region, which members have to leave first.
+    /// A namespace would lose a region whose members were not told to leave.
     #[error(
-        "the group {group} cannot lose the region {region} while the namespace {namespace} is placed there"
+        "the group {group} cannot lose the region {region} while the namespace {namespace} is placed there, unless its members are to leave"
     )]
     RegionInUse {
         /// The group.
@@ -111,6 +126,48 @@ pub enum EditError {
         /// What it would lose.
         region: RegionName,
         /// Who is placed there.
+        namespace: NamespaceName,
+    },
+    /// A node's build does not understand what the document says.
+    #[error(
+        "the build of node {node} (feature level {level}) does not understand {feature}, which is under way: let that end, or start a newer build"
+    )]
+    NotUnderstood {
+        /// The node.
+        node: NodeName,
+        /// What it understands.
+        level: FeatureLevel,
+        /// What it would have to.
+        feature: Feature,
+    },
+    /// Not all nodes' builds understand what is asked for.
+    #[error(
+        "the build of node {node} does not understand {feature}, which needs feature level {}: upgrade it first",
+        feature.level()
+    )]
+    TooEarly {
+        /// One of them.
+        node: NodeName,
+        /// What it would have to understand.
+        feature: Feature,
+    },
+    /// Nobody would hold what the others hand over.
+    #[error("the namespace {0} would have no member left")]
+    LastMember(NamespaceName),
+    /// A region is given up when its nodes are gone.
+    #[error("the region {region} has the node {node}: remove it first")]
+    RegionHasNodes {
+        /// The region.
+        region: RegionName,
+        /// One of its nodes.
+        node: NodeName,
+    },
+    /// A namespace has no other region.
+    #[error("the namespace {namespace} is placed nowhere but in the region {region}")]
+    PlacedNowhere {
+        /// The region.
+        region: RegionName,
+        /// The namespace.
         namespace: NamespaceName,
     },
     /// The caller's token is not that of its name's last registration.
@@ -122,6 +179,14 @@ pub enum EditError {
         held: FencingToken,
         /// The caller's.
         presented: FencingToken,
+    },
+    /// A node has left by a document that is not the newest.
+    #[error("the topology is {newest} by now: what was left by {by} may be held again")]
+    LeftByOlder {
+        /// What the node went by.
+        by: TopologyVersion,
+        /// What there is.
+        newest: TopologyVersion,
     },
     /// Only founders start without taking the state from a member.
     #[error("the node {node} is not a founder of the namespace {namespace}")]
@@ -142,6 +207,10 @@ pub fn register_node(
 ) -> Result<Topology, EditError> {
     check_address("replication_address", &registration.replication_address)?;
     check_address("client_address", &registration.client_address)?;
+    if let Some(feature) = not_understood(topology, registration.feature_level) {
+        let node = registration.name.clone();
+        return Err(EditError::NotUnderstood { node, level: registration.feature_level, feature });
+    }
     let mut next = topology.clone();
 
     match next.nodes.iter_mut().find(|node| node.name == registration.name) {
@@ -159,6 +228,7 @@ pub fn register_node(
             node.replication_address.clone_from(&registration.replication_address);
             node.client_address.clone_from(&registration.client_address);
             node.fencing_token = FencingToken::new(node.fencing_token.get() + 1);
+            node.feature_level = registration.feature_level;
         }
         None => {
             add_region(&mut next, &registration.region)?;
@@ -172,6 +242,7 @@ pub fn register_node(
                 client_address: registration.client_address.clone(),
                 state: NodeState::Active,
                 fencing_token: FencingToken::new(1),
+                feature_level: registration.feature_level,
             });
         }
     }
@@ -186,8 +257,20 @@ pub fn apply_region(topology: &Topology, name: &RegionName) -> Result<Topology, 
 }
 
 /// Makes a group, or gives it these regions. A region in which a namespace is
-/// placed by this group alone cannot be taken away.
+/// placed by this group alone cannot be taken away this way: see
+/// [`apply_group_and_leave`].
 pub fn apply_group(
+    topology: &Topology,
+    name: &GroupName,
+    regions: &[RegionName],
+) -> Result<Topology, EditError> {
+    let next = apply_group_unchecked(topology, name, regions)?;
+    refuse_lost_regions(topology, &next, name)?;
+    Ok(raised_if_changed(topology, next))
+}
+
+/// The document with the group's regions, at the same version.
+fn apply_group_unchecked(
     topology: &Topology,
     name: &GroupName,
     regions: &[RegionName],
@@ -214,9 +297,7 @@ pub fn apply_group(
             });
         }
     }
-
-    refuse_lost_regions(topology, &next, name)?;
-    Ok(raised_if_changed(topology, next))
+    Ok(next)
 }
 
 /// Makes a namespace on groups. Its founders are the active nodes in the groups'
@@ -252,6 +333,7 @@ pub fn create_namespace(
         disk_cap_bytes,
         retention: Retention::default(),
         founders: Vec::new(),
+        leaving: Vec::new(),
     });
     let founders: Vec<Founder> = next
         .members(number)
@@ -311,13 +393,7 @@ pub fn record_opened(
     namespaces: &[NamespaceNumber],
 ) -> Result<Topology, EditError> {
     let registered = topology.node(node).ok_or(EditError::UnknownNode(node))?;
-    if registered.fencing_token != token {
-        return Err(EditError::TokenMismatch {
-            node: registered.name.clone(),
-            held: registered.fencing_token,
-            presented: token,
-        });
-    }
+    check_token(registered, token)?;
     let mut next = topology.clone();
     for number in namespaces {
         let namespace = next
@@ -337,6 +413,15 @@ pub fn record_opened(
         }
     }
     Ok(raised_if_changed(topology, next))
+}
+
+/// Only the last process that registered a name speaks for it.
+fn check_token(registered: &Node, presented: FencingToken) -> Result<(), EditError> {
+    if registered.fencing_token == presented {
+        return Ok(());
+    }
+    let (node, held) = (registered.name.clone(), registered.fencing_token);
+    Err(EditError::TokenMismatch { node, held, presented })
 }
 
 /// Checks that an address is `host:port`: a name, an IPv4 address, or an IPv6
@@ -443,7 +528,7 @@ fn check_placement(topology: &Topology, namespace: NamespaceNumber) -> Result<()
     Ok(())
 }
 
-/// One above the highest number that was ever given. Nothing leaves the document,
+/// One above the highest number that was ever given. No number leaves the document,
 /// so the highest in it is the highest there was.
 fn next_number(
     given: impl Iterator<Item = u32>,
@@ -458,8 +543,20 @@ fn next_number(
     }
 }
 
-fn raised_if_changed(before: &Topology, after: Topology) -> Topology {
+fn raised_if_changed(before: &Topology, mut after: Topology) -> Topology {
+    stay_where_placed(&mut after);
     if after == *before { after } else { raised(after) }
+}
+
+/// Whoever is a member again does not leave any more.
+fn stay_where_placed(topology: &mut Topology) {
+    let members = |topology: &Topology, number| -> BTreeSet<NodeNumber> {
+        topology.members(number).into_iter().map(|member| member.number).collect()
+    };
+    for index in 0..topology.namespaces.len() {
+        let members = members(topology, topology.namespaces[index].number);
+        topology.namespaces[index].leaving.retain(|leaving| !members.contains(leaving));
+    }
 }
 
 fn raised(mut topology: Topology) -> Topology {

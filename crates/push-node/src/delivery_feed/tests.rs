@@ -26,7 +26,7 @@ fn busy_sources(draining: watch::Receiver<bool>) -> FeedSources {
     let directories = Directories::new(DirectoryProjection::default());
     FeedSources {
         durable: Arc::new(DurableState::new([], 1 << 20)),
-        storage: Arc::new(storage),
+        storage: Storage::share(storage).0,
         directory: directories.namespace(NamespaceNumber::new(1)),
         channel_segments: ChannelSegments::new(ChannelIndex::default()),
         news: Arc::new(OriginNewsBoard::new(me, NodeClock::start(), topology)),

@@ -6,7 +6,7 @@ use interlock_core::clock::Moment;
 use interlock_core::identity::{NamespaceNumber, NodeNumber};
 use interlock_core::replication::frames::{Hello, NamespaceDigest, PROTOCOL_VERSION};
 
-use crate::context::{FEATURE_LEVEL, NodeContext};
+use crate::context::NodeContext;
 use crate::work_queue::QueueClosed;
 
 /// Namespaces become ready one after the other, each with a write to the disk: the
@@ -58,7 +58,7 @@ pub async fn greeting(context: &NodeContext, peer: NodeNumber) -> Result<Hello, 
         member: context.member(),
         topology_version: context.topology.current().version,
         namespaces,
-        feature_level: FEATURE_LEVEL,
+        feature_level: context.config.feature_level(),
         wall_clock: context.clock.wall(),
     })
 }

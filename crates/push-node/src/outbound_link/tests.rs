@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_core::admission::{ChannelChange, ChannelDraft, ChannelEdit, NewPublication};
+use interlock_core::features::FEATURE_LEVEL;
 use interlock_core::identity::{
     FencingToken, Incarnation, Mark, MemberOpening, MessageNumber, NamespaceNumber, NodeNumber,
 };
@@ -17,8 +18,8 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use super::*;
-use crate::context::FEATURE_LEVEL;
-use crate::{Config, PushNode, Running};
+use crate::open_node::OpenNode;
+use crate::{Config, PushNode};
 
 const NAMESPACE: NamespaceNumber = NamespaceNumber::new(1);
 const PEER: NodeNumber = NodeNumber::new(2);
@@ -51,7 +52,7 @@ impl Service for Peer {
 
 /// A node that shares a namespace with the peer, and the calls it makes there.
 struct World {
-    node: Running,
+    node: OpenNode,
     calls: mpsc::UnboundedReceiver<Call>,
     _peer: RunningServer,
     _folder: TempDir,
@@ -96,7 +97,7 @@ impl World {
             bound.replication_address().expect("bound"),
         );
         std::fs::write(topology_file, text).expect("the folder is writable");
-        let node = bound.start().await.expect("a fresh node starts");
+        let node = bound.open().await.expect("a fresh node starts");
         until("the node is ready", || node.context.readiness.is_ready(NAMESPACE)).await;
         Self { node, calls, _peer: peer, _folder: folder }
     }

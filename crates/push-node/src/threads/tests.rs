@@ -9,9 +9,10 @@ use interlock_core::admission::{
     AppendEntry, ChannelChange, ChannelDraft, ChannelEdit, NewPublication, RecoveredState,
 };
 use interlock_core::clock::{HybridTime, WallTime};
+use interlock_core::features::FEATURE_LEVEL;
 use interlock_core::identity::{
-    ChainHash, FencingToken, GroupNumber, Incarnation, MemberOpening, MessageNumber, PathName,
-    ShardNumber, TopologyVersion,
+    ChainHash, FencingToken, GroupNumber, Incarnation, MemberOpening, MessageName, MessageNumber,
+    PathName, ShardNumber, TopologyVersion,
 };
 use interlock_core::names::{ChannelName, GroupName, NamespaceName, NodeName, RegionName};
 use interlock_core::topology::{Group, Namespace, Node, NodeState, Retention, Topology};
@@ -22,12 +23,13 @@ use interlock_telemetry::metrics::Registry;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::alarms::AlarmKind;
 use crate::channel_segments::ChannelSegments;
 use crate::durable_state::DurableLog;
 use crate::failure::NodeFailure;
 use crate::log_writer::AppendedBatch;
 use crate::opening::{rebuild_projections, rebuild_storing_every};
-use crate::projector::channel_news;
+use crate::projector::{ProjectorWork, channel_news};
 use crate::writer_commands::{BackfillNews, PublishAnswer, WriterCommand};
 
 const NAMESPACE: NamespaceNumber = NamespaceNumber::new(1);
@@ -39,6 +41,8 @@ struct Node1 {
     failure: FailureWatch,
     threads: Threads,
     storage: Storage,
+    alarms: Arc<Alarms>,
+    projector_queue: Arc<WorkQueue<ProjectorWork>>,
     backfilled: mpsc::UnboundedReceiver<NamespaceNumber>,
 }
 
@@ -61,6 +65,7 @@ fn topology() -> Topology {
             client_address: String::new(),
             state: NodeState::Active,
             fencing_token: FencingToken::new(0),
+            feature_level: FEATURE_LEVEL,
         }],
         namespaces: vec![Namespace {
             number: NAMESPACE,
@@ -69,6 +74,7 @@ fn topology() -> Topology {
             disk_cap_bytes: 0,
             retention: Retention::default(),
             founders: Vec::new(),
+            leaving: Vec::new(),
         }],
     }
 }
@@ -83,7 +89,7 @@ fn start(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
 /// Opens a disk as the service does, and starts the threads.
 fn start_closed(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
     let (storage, recovery) = MemoryStorage::open(disk).expect("the disk is whole");
-    let storage: Storage = Arc::new(storage);
+    let (storage, _) = Storage::share(storage);
     let me = NodeNumber::new(1);
     let opening = MemberOpening {
         node: me,
@@ -107,19 +113,22 @@ fn start_closed(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
         row: log.row.clone(),
         durable: log.mark,
         applied: log.mark.m_id,
-        floor: log.floor.m_id,
+        last_missing: log.last_missing,
+        trimmed: log.floor.m_id,
     });
     let durable = Arc::new(DurableState::new(recovered_logs, 1 << 20));
     let writer = LogWriter::new(8 << 20);
     let directories = Directories::new(projected.directories);
     let failure = FailureWatch::new();
     let (backfilled_sender, backfilled) = mpsc::unbounded_channel();
+    let alarms = Arc::new(Alarms::default());
+    let projector_queue = Arc::new(WorkQueue::new());
     let threads = Threads::start(ThreadParts {
         storage: &storage,
         admission: Admission::new(opening, recovered, topology.current()),
         writer: &writer,
         durable: &durable,
-        projector_queue: &Arc::new(WorkQueue::new()),
+        projector_queue: &projector_queue,
         directories: &directories,
         channel_segments: &ChannelSegments::new(projected.channel_index),
         publishers: projected.publishers,
@@ -127,13 +136,24 @@ fn start_closed(disk: &MemoryDisk, incarnation: u64) -> (Node1, Recovery) {
         channel_news: channel_news(),
         backfilled: backfilled_sender,
         clock: NodeClock::start(),
-        alarms: &Arc::new(Alarms::default()),
+        alarms: &alarms,
         metrics: &NodeMetrics::register(&Registry::new()),
         failure: &failure,
         me,
     })
     .expect("threads start");
-    (Node1 { writer, durable, directories, failure, threads, storage, backfilled }, recovery)
+    let node = Node1 {
+        writer,
+        durable,
+        directories,
+        failure,
+        threads,
+        storage,
+        alarms,
+        projector_queue,
+        backfilled,
+    };
+    (node, recovery)
 }
 
 fn channel() -> ChannelName {
@@ -228,9 +248,50 @@ async fn a_failed_append_or_sync_is_an_unknown_outcome() {
         assert!(matches!(node.failure.wait().await, NodeFailure::Storage(_)));
         let marks = node.durable.marks();
         assert_eq!(marks[0].1.m_id.get(), 2, "what was not synced never counts");
-        drop(Arc::clone(&node.storage));
+        drop(node.storage.clone());
         node.end().await;
     }
+}
+
+/// A trim that ends in damaged data is an alarm: the node goes on, and what it stored
+/// before and stores afterwards is as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trim_that_cannot_read_is_an_alarm() {
+    let disk = MemoryDisk::new();
+    let (node, recovery) = start(&disk, 1);
+    assert!(recovery.logs.is_empty());
+    node.create().await;
+    for text in ["a", "b", "c", "d"] {
+        node.publish(text).await.expect("it is answered");
+    }
+    let log = node.durable.marks()[0].0;
+    let m_id = MessageNumber::new;
+    disk.lose_synced(&MessageName { log, m_id: m_id(2) });
+    let trim = ProjectorWork::Trim(vec![(log, m_id(3))]);
+    assert!(node.projector_queue.push(trim).is_ok(), "the projector runs");
+    let raised = async {
+        while node.alarms.list().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        node.alarms.list()
+    };
+    let raised = tokio::time::timeout(Duration::from_secs(20), raised).await.expect("in time");
+    assert_eq!(raised[0].kind, AlarmKind::DamagedData);
+    assert_eq!(raised[0].subject, format!("trimming {log}"));
+    node.publish("after").await.expect("it goes on");
+    assert_eq!(node.failure.get(), None);
+    assert_eq!(node.durable.log(&log).map(|log| log.trimmed), Some(m_id(0)));
+    // What is before the damage can be trimmed, and then nothing is in the way.
+    let trim = ProjectorWork::Trim(vec![(log, m_id(1))]);
+    assert!(node.projector_queue.push(trim).is_ok(), "the projector runs");
+    let over = async {
+        while !node.alarms.list().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), over).await.expect("in time");
+    assert_eq!(node.durable.log(&log).map(|log| log.trimmed), Some(m_id(1)));
+    node.end().await;
 }
 
 /// Members say what they have as soon as they are connected; the decision that
@@ -292,7 +353,7 @@ async fn a_panic_of_the_syncer_ends_all_threads() {
     let (writer, failure) = (LogWriter::new(1 << 20), FailureWatch::new());
     let syncer = LogSyncer {
         queue: Arc::clone(&queue),
-        storage: Arc::new(storage),
+        storage: Storage::share(storage).0,
         durable: Arc::new(DurableState::new([], 1 << 20)),
         newly_durable: Arc::default(),
         writer: writer.clone(),

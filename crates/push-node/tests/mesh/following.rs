@@ -1,6 +1,6 @@
 //! Where followers start, what they are shown, and where they stop.
 
-use crate::support::{Mesh, follow, messages, oldest, start, until};
+use crate::support::{Mesh, follow, messages, oldest, start, texts, until, until_finished};
 use bytes::Bytes;
 use interlock_rpc::v1;
 use interlock_rpc::v1::start_position::Position;
@@ -79,6 +79,43 @@ async fn a_read_stops_at_a_cursor() {
     publish_all(&mesh, 0, "a", &["4"]).await;
     let request = v1::FollowRequest { until_cursor: end, ..follow(oldest(), &[]) };
     assert_eq!(mesh.read(0, request).await.0, ["1", "2", "3"]);
+}
+
+/// A read up to a cursor with a branch that is not known here shows the path that it
+/// knows, waits for the branch, and stops behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_an_unknown_branch_leaves_nothing_out() {
+    let mut mesh = Mesh::start(2).await;
+    mesh.create_channel(0, "a", &[0, 1]).await;
+    publish_all(&mesh, 0, "a", &["1", "2"]).await;
+    mesh.until_converged(&[0, 1]).await;
+    mesh.shutdown(1).await;
+    mesh.kill(0).await;
+    mesh.restart(0).await;
+    mesh.until_serving(0).await;
+    publish_all(&mesh, 0, "a", &["3"]).await;
+    let (read, end) = mesh.read(0, until_now(follow(oldest(), &[]))).await;
+    assert_eq!(read, ["1", "2", "3"]);
+    publish_all(&mesh, 0, "a", &["later"]).await;
+    mesh.shutdown(0).await;
+
+    // The other has never heard of the incarnation that "3" is of.
+    mesh.restart(1).await;
+    publish_all(&mesh, 1, "a", &["of another origin"]).await;
+    let request = v1::FollowRequest { until_cursor: end, ..follow(oldest(), &[]) };
+    let stream = mesh.delivery(1).follow(request).await.expect("it serves");
+    let mut stream = stream.into_inner();
+    let mut read = Vec::new();
+    while read.len() < 2 {
+        let response = stream.message().await.expect("it goes on").expect("it goes on");
+        if let Some(v1::follow_response::Body::Batch(batch)) = response.body {
+            read.extend(texts(&batch));
+        }
+    }
+    assert_eq!(read, ["1", "2"]);
+    mesh.restart(0).await;
+    let (rest, _) = until_finished(stream).await;
+    assert_eq!(rest, ["3"]);
 }
 
 /// The position moves through what a filter leaves out; origins that are left

@@ -79,7 +79,7 @@ async fn a_restored_disk_forks_and_both_branches_stay() {
     }
 }
 
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+pub fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("the folder is writable");
     for entry in std::fs::read_dir(from).expect("it is a folder") {
         let entry = entry.expect("it can be read");

@@ -15,12 +15,22 @@ use tonic::transport::Channel;
 
 use crate::support::{publication, until};
 
-fn loopback() -> SocketAddr {
+pub fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-async fn start_control_plane(folder: &Path, listen: SocketAddr) -> ControlPlaneRunning {
+pub async fn start_control_plane(folder: &Path, listen: SocketAddr) -> ControlPlaneRunning {
+    start_confirmed_control_plane(folder, listen, false).await
+}
+
+/// The same; where its data is known to be no old copy it waits to hear nobody.
+pub async fn start_confirmed_control_plane(
+    folder: &Path,
+    listen: SocketAddr,
+    topology_confirmed: bool,
+) -> ControlPlaneRunning {
     let config = ControlPlaneConfig {
+        topology_confirmed,
         listen,
         metrics_listen: None,
         data_dir: folder.join("control-plane"),
@@ -34,7 +44,7 @@ async fn start_control_plane(folder: &Path, listen: SocketAddr) -> ControlPlaneR
     .await
 }
 
-fn node_config(folder: &Path, region: &str, control_plane: SocketAddr) -> Config {
+pub fn node_config(folder: &Path, region: &str, control_plane: SocketAddr) -> Config {
     let mut config = Config {
         node: format!("{region}-1"),
         region: region.to_owned(),
@@ -50,7 +60,7 @@ fn node_config(folder: &Path, region: &str, control_plane: SocketAddr) -> Config
     config
 }
 
-fn channel(address: SocketAddr) -> Channel {
+pub fn channel(address: SocketAddr) -> Channel {
     EndpointConfig::new(address.to_string()).connect_lazy().expect("a plain address")
 }
 
@@ -63,6 +73,7 @@ async fn lay_out(control_plane: SocketAddr) {
     let request = v1::ApplyGroupRequest {
         name: "all".to_owned(),
         regions: vec!["north".to_owned(), "south".to_owned()],
+        leave: false,
     };
     topology.apply_group(request).await.expect("it is stored");
 }
@@ -78,7 +89,7 @@ async fn create_namespace(control_plane: SocketAddr, name: &str) {
     topology.create_namespace(request).await.expect("it is stored");
 }
 
-async fn create_channel(node: &Running, namespace: &str) {
+pub async fn create_channel(node: &Running, namespace: &str) {
     let mut channels = services::channel::client(channel(node.client_address()));
     until("the namespace is ready", async || {
         let request = v1::CreateChannelRequest {
@@ -91,7 +102,7 @@ async fn create_channel(node: &Running, namespace: &str) {
     .await;
 }
 
-async fn publish(node: &Running, namespace: &str, text: &str) -> Result<(), tonic::Status> {
+pub async fn publish(node: &Running, namespace: &str, text: &str) -> Result<(), tonic::Status> {
     let request = v1::PublishRequest {
         namespace: namespace.to_owned(),
         publication: Some(publication("news", text.to_owned())),
@@ -101,13 +112,13 @@ async fn publish(node: &Running, namespace: &str, text: &str) -> Result<(), toni
     publisher.publish(request).await.map(|_| ())
 }
 
-async fn status(node: &Running) -> v1::GetStatusResponse {
+pub async fn status(node: &Running) -> v1::GetStatusResponse {
     let mut client = services::node::client(channel(node.client_address()));
     let request = v1::GetStatusRequest { brief: false };
     client.get_status(request).await.expect("it serves").into_inner()
 }
 
-async fn until_held(node: &Running, namespace: &str, messages: u64) {
+pub async fn until_held(node: &Running, namespace: &str, messages: u64) {
     until("the messages are there", async || {
         let status = status(node).await;
         let held = status.namespaces.iter().find(|held| held.name == namespace);
@@ -230,6 +241,7 @@ async fn a_member_that_joins_at_runtime_takes_over_everything() {
     let group = |regions: &[&str]| v1::ApplyGroupRequest {
         name: "growing".to_owned(),
         regions: regions.iter().map(|&region| region.to_owned()).collect(),
+        leave: false,
     };
     topology.apply_group(group(&["north"])).await.expect("it is stored");
     let north = PushNode::start(node_config(folder.path(), "north", address)).await;

@@ -66,6 +66,7 @@ fn topology() -> Topology {
         client_address: format!("{name}:7401"),
         state,
         fencing_token: FencingToken::new(u64::from(number)),
+        feature_level: FeatureLevel::new(number),
     };
     Topology {
         version: TopologyVersion { generation: 2, number: 9 },
@@ -91,6 +92,7 @@ fn topology() -> Topology {
                 when_full: WhenFull::Release,
             },
             founders: vec![Founder { node: NodeNumber::new(1), opened: true }],
+            leaving: vec![NodeNumber::new(2)],
         }],
     }
 }

@@ -1,7 +1,10 @@
 //! The topology document. A document from outside is checked as a whole, so
 //! that nobody works with one that contradicts itself.
 
-use interlock_core::identity::{FencingToken, GroupNumber, NamespaceNumber, NodeNumber};
+use interlock_core::features::FIRST_FEATURE_LEVEL;
+use interlock_core::identity::{
+    FeatureLevel, FencingToken, GroupNumber, NamespaceNumber, NodeNumber,
+};
 use interlock_core::limits::{
     MAX_ADDRESS_BYTES, MAX_GROUPS, MAX_GROUPS_PER_MESSAGE, MAX_NAMESPACES, MAX_NODES, MAX_REGIONS,
 };
@@ -104,6 +107,7 @@ impl IntoCore for v1::Node {
             client_address: address(self.client_address, "client_address")?,
             state,
             fencing_token: FencingToken::new(self.fencing_token),
+            feature_level: FeatureLevel::new(self.feature_level).max(FIRST_FEATURE_LEVEL),
         })
     }
 }
@@ -120,6 +124,7 @@ impl IntoWire for &Node {
             client_address: self.client_address.clone(),
             state: self.state.into_wire().into(),
             fencing_token: self.fencing_token.get(),
+            feature_level: self.feature_level.get(),
         }
     }
 }
@@ -179,6 +184,7 @@ impl IntoCore for v1::Namespace {
     fn into_core(self) -> Result<Namespace, InvalidField> {
         at_most(self.groups.len(), MAX_GROUPS_PER_MESSAGE, "groups")?;
         at_most(self.founders.len(), MAX_NODES, "founders")?;
+        at_most(self.leaving.len(), MAX_NODES, "leaving")?;
         Ok(Namespace {
             number: NamespaceNumber::new(self.number),
             name: namespace_name(&self.name, "name")?,
@@ -198,6 +204,7 @@ impl IntoCore for v1::Namespace {
                     opened: founder.opened,
                 })
                 .collect(),
+            leaving: self.leaving.into_iter().map(NodeNumber::new).collect(),
         })
     }
 }
@@ -217,6 +224,7 @@ impl IntoWire for &Namespace {
                 .iter()
                 .map(|founder| v1::Founder { node: founder.node.get(), opened: founder.opened })
                 .collect(),
+            leaving: self.leaving.iter().map(|node| node.get()).collect(),
         }
     }
 }

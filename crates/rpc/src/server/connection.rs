@@ -107,12 +107,29 @@ impl Stream for Incoming {
     }
 }
 
-/// An accepted connection. When the server's time is up its reads fail, and
-/// with them all its calls.
+/// An accepted connection. When the server's time is up its reads and writes fail,
+/// and with them all its calls.
 pub(super) struct Connection {
     stream: TcpStream,
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Fails once the server's time is up. Every direction asks: HTTP/2 reads nothing
+    /// while it owes the peer a frame, so behind a peer that takes nothing only writes
+    /// are tried.
+    fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let is_cut = match &mut self.cut {
+            Some(cut) => cut.as_mut().poll(cx).is_ready(),
+            None => true,
+        };
+        if !is_cut {
+            return Ok(());
+        }
+        self.cut = None;
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server has ended"))
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -135,18 +152,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // HTTP/2 always has a read under way, so this is where the cut is heard.
-        let is_cut = match &mut self.cut {
-            Some(cut) => cut.as_mut().poll(cx).is_ready(),
-            None => true,
-        };
-        if is_cut {
-            self.cut = None;
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the server has ended",
-            )));
-        }
+        self.check_cut(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -157,6 +163,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check_cut(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -165,6 +172,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check_cut(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -173,10 +181,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_cut(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_cut(cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -3,7 +3,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use interlock_core::limits::MAX_RECEIVED_MESSAGE_BYTES;
-use tokio::sync::Notify;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -25,6 +26,8 @@ use crate::{services, v1};
 struct Publisher {
     traceparents: Arc<Mutex<Vec<Option<String>>>>,
     entered: Arc<Notify>,
+    /// Counts the answers of a stream that never ends, if it is to be one.
+    flood: Option<watch::Sender<u64>>,
 }
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -71,8 +74,20 @@ impl services::publish::Service for Publisher {
         &self,
         _: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        // One answer, and then silence for as long as the caller listens.
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        if let Some(count) = self.flood.clone() {
+            let answer = v1::PublishStreamResponse {
+                durable_at: vec!["x".repeat(64 << 10)],
+                ..Default::default()
+            };
+            tokio::spawn(async move {
+                while sender.send(Ok(answer.clone())).await.is_ok() {
+                    count.send_modify(|count| *count += 1);
+                }
+            });
+            return Ok(Response::new(Box::pin(ReceiverStream::new(receiver))));
+        }
+        // One answer, and then silence for as long as the caller listens.
         sender.send(Ok(v1::PublishStreamResponse::default())).await.expect("open");
         tokio::spawn(async move { sender.closed().await });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -343,6 +358,68 @@ async fn shutdown_is_bounded_and_cuts_what_is_left() {
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert!(stream.next().await.expect("an end").is_err(), "the stream went on");
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "still listening");
+}
+
+/// What a caller sends that opens windows as wide as can be and calls `PublishStream`.
+fn greedy_call(authority: &str) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    let window = (i32::MAX as u32).to_be_bytes();
+    let settings = [&[0, 4], window.as_slice()].concat();
+    let text = |text: &str| {
+        let length = u8::try_from(text.len()).expect("short");
+        [&[length], text.as_bytes()].concat()
+    };
+    // RFC 7541: POST and http by their index, the rest as text.
+    let headers = [
+        &[0x83, 0x86, 0x04][..],
+        &text(&format!("/{PUBLISH_SERVICE}/PublishStream")),
+        &[0x01],
+        &text(authority),
+        &[0x0f, 0x10],
+        &text("application/grpc"),
+        &[0x00],
+        &text("te"),
+        &text("trailers"),
+    ]
+    .concat();
+    let (end_stream, end_headers) = (0x1, 0x4);
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(0x4, 0, 0, &settings),
+        frame(0x8, 0, 0, &(i32::MAX as u32 - (64 << 10)).to_be_bytes()),
+        frame(0x1, end_stream | end_headers, 1, &headers),
+    ]
+    .concat()
+}
+
+/// A caller that is frozen, or cut off, takes nothing of what is on its way to it: the
+/// server ends in its time all the same.
+#[tokio::test]
+async fn a_caller_that_takes_nothing_does_not_hold_the_shutdown_up() {
+    let (count, mut sent) = watch::channel(0);
+    let publisher = Publisher { flood: Some(count), ..Publisher::default() };
+    let server = serve(ServerConfig::default(), publisher).await;
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("it is not connected yet");
+    let mut stalled = socket.connect(server.local_addr()).await.expect("it listens");
+    let call = greedy_call(&server.local_addr().to_string());
+    stalled.write_all(&call).await.expect("it reads");
+    sent.wait_for(|sent| *sent > 0).await.expect("the call is served");
+    // Once nothing more goes out, all buffers on the way are full.
+    let stands_still = Duration::from_millis(300);
+    while tokio::time::timeout(stands_still, sent.changed()).await.is_ok() {}
+
+    let ended = server.shutdown(Duration::from_millis(100));
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    assert_eq!(ended, Ok(Shutdown::Cut));
+    drop(stalled);
 }
 
 #[tokio::test]

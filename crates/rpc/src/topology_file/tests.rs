@@ -36,6 +36,7 @@ state = "leaving"
 number = 1
 name = "news"
 groups = ["all"]
+leaving = ["us-1"]
 
 [[namespaces]]
 number = 7
@@ -67,6 +68,8 @@ fn a_file_says_who_holds_what() {
     assert_eq!(founders(1), [1], "the active nodes");
     assert_eq!(founders(7), [4], "those that are named");
     assert_eq!(topology.namespaces[1].disk_cap_bytes, 9);
+    assert_eq!(topology.namespaces[0].leaving, [NodeNumber::new(4)]);
+    assert!(topology.is_holder(NodeNumber::new(4), NamespaceNumber::new(1)));
 }
 
 #[test]
@@ -98,9 +101,12 @@ fn faults_are_named_with_their_line() {
         ("groups = [\"all\"]", "groups = [\"al\"]", 32, "there is no group al"),
         ("groups = [\"all\"]", "groups = []", 32, "one group at least"),
         ("groups = [\"all\"]", "groups = [\"all\", \"all\"]", 32, "there already"),
-        ("founders = [\"us-1\"]", "founders = [\"us-2\"]", 39, "there is no node us-2"),
-        ("\"europe\", \"all\"", "\"europe\"", 39, "in no group of this namespace"),
-        ("number = 7", "number = 1", 35, "namespace number 1 is taken"),
+        ("founders = [\"us-1\"]", "founders = [\"us-2\"]", 40, "there is no node us-2"),
+        ("leaving = [\"us-1\"]", "leaving = [\"us-2\"]", 33, "there is no node us-2"),
+        ("leaving = [\"us-1\"]", "leaving = [\"eu-1\"]", 33, "is a member of this namespace"),
+        ("leaving = [\"us-1\"]", "", 27, "leaves and no namespace lists it"),
+        ("\"europe\", \"all\"", "\"europe\"", 40, "in no group of this namespace"),
+        ("number = 7", "number = 1", 36, "namespace number 1 is taken"),
         (
             "regions = [\"eu\", \"us\"]\n\n",
             "regions = [\"eu\", \"us\", \"eu\"]\n\n",
@@ -124,10 +130,10 @@ fn faults_are_named_with_their_line() {
 #[test]
 fn unknown_keys_and_missing_ones_are_named_with_their_line() {
     for (from, to, line, said) in [
-        ("disk_cap_bytes = 9", "disk_cap = 9", "line 38", "disk_cap"),
+        ("disk_cap_bytes = 9", "disk_cap = 9", "line 39", "disk_cap"),
         ("version = 3", "", "TOML parse error", "version"),
         ("state = \"leaving\"", "state = \"gone\"", "line 27", "gone"),
-        ("number = 7", "number = -7", "line 35", "-7"),
+        ("number = 7", "number = -7", "line 36", "-7"),
     ] {
         let error = read(&FILE.replacen(from, to, 1)).expect_err(to);
         assert!(matches!(error, TopologyFileError::Syntax { .. }), "{error}");

@@ -1,6 +1,7 @@
 //! I1: an acknowledged message is at the end in the log of every member, with
 //! the content that was acknowledged, unless the last disk that had it was
-//! replaced. And what is said to be held by others has been held by them.
+//! replaced. And what is said to be held by others has been held by them: a mark
+//! that moved over a hole stands for what all had, or for what was declared.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -18,8 +18,11 @@ type Marks = BTreeMap<LogName, MessageNumber>;
 #[derive(Clone, Default)]
 struct Beginning {
     others: BTreeMap<MachineName, Marks>,
-    /// Members whose disk was replaced since: what they had counts no more.
+    /// Those who had some of it and whose disk was replaced since: what they had counts
+    /// no more.
     replaced: BTreeSet<MachineName>,
+    /// Members that were ready and have left since.
+    were_ready: BTreeSet<MachineName>,
 }
 
 #[derive(Default)]
@@ -44,10 +47,11 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                 story.held.entry(*machine).or_default().insert(*log, mark.m_id);
             }
             Record::Replaced { machine, logs, .. } => {
-                story.hold(*machine, logs.iter());
                 story.forget(*machine);
+                story.hold(*machine, logs.iter());
             }
-            Record::Retired { machine } => story.forget(*machine),
+            Record::Retired { machine } | Record::Gone { machine, .. } => story.forget(*machine),
+            Record::Purged { machine, namespace } => story.leave(*machine, *namespace),
             Record::TopologyEdited(topology) => {
                 let before = story.topology.replace(topology);
                 let is_new = |node, namespace| {
@@ -81,8 +85,26 @@ impl Story<'_> {
 
     /// A machine's disk is another, or gone: what it had counts no more.
     fn forget(&mut self, machine: MachineName) {
+        let held = self.held.remove(&machine).unwrap_or_default();
+        for ((_, namespace), beginning) in &mut self.beginnings {
+            let is_ready = self.ready.contains(&(machine, *namespace));
+            if is_ready || held.keys().any(|log| log.namespace == *namespace) {
+                beginning.replaced.insert(machine);
+            }
+        }
         self.ready.retain(|(ready, _)| *ready != machine);
-        self.beginnings.values_mut().for_each(|it| _ = it.replaced.insert(machine));
+    }
+
+    /// A namespace is left, and its state there was whole until then: whoever began
+    /// before may have taken it from there.
+    fn leave(&mut self, machine: MachineName, namespace: NamespaceNumber) {
+        if self.ready.remove(&(machine, namespace)) {
+            let begun = self.beginnings.iter_mut().filter(|((_, of), _)| *of == namespace);
+            begun.for_each(|(_, beginning)| _ = beginning.were_ready.insert(machine));
+        }
+        if let Some(held) = self.held.get_mut(&machine) {
+            held.retain(|log, _| log.namespace != namespace);
+        }
     }
 
     /// A node becomes a member with all its machines.
@@ -104,7 +126,7 @@ impl Story<'_> {
     fn begin(&mut self, machine: MachineName, namespace: NamespaceNumber) {
         let others = self.held.iter().filter(|(other, _)| **other != machine);
         let others = others.map(|(other, marks)| (*other, marks.clone())).collect();
-        let beginning = Beginning { others, replaced: BTreeSet::new() };
+        let beginning = Beginning { others, ..Beginning::default() };
         self.beginnings.insert((machine, namespace), beginning);
     }
 
@@ -121,8 +143,8 @@ impl Story<'_> {
             let mut marks = marks.filter(|(log, _)| log.namespace == namespace);
             beginning.replaced.contains(other) || marks.all(|(log, m_id)| holds(log, *m_id))
         };
-        let ready = self.ready.iter().filter(|(other, of)| *of == namespace && *other != machine);
-        ready.map(|(other, _)| other).any(is_held)
-            || beginning.replaced.iter().any(|other| *other != machine)
+        let ready = self.ready.iter().filter(|(_, of)| *of == namespace).map(|(other, _)| other);
+        let mut ready = ready.chain(&beginning.were_ready).filter(|other| **other != machine);
+        ready.any(is_held) || beginning.replaced.iter().any(|other| *other != machine)
     }
 }

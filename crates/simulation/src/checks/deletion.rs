@@ -30,6 +30,10 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                 }
             }
             Record::Replaced { machine, .. } => _ = machines.remove(machine),
+            Record::Purged { machine, namespace } => {
+                let shown = machines.entry(*machine).or_default();
+                shown.retain(|(of, _), _| of != namespace);
+            }
             _ => {}
         }
     }

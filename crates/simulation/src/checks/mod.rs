@@ -9,6 +9,7 @@ mod cursors;
 mod deletion;
 mod delivered;
 mod disks;
+mod holes;
 mod identity;
 mod invented;
 mod nothing_lost;
@@ -17,6 +18,8 @@ mod one_holder;
 mod order;
 mod residency;
 mod standing_still;
+mod started;
+mod trims;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,11 +29,13 @@ use interlock_core::identity::MessageName;
 use interlock_core::message::Message;
 use interlock_core::replication::rows::Rows;
 
-use crate::history::{FinalState, History};
+use crate::history::{FinalState, History, Record};
 
+pub(crate) use order::missing_parents;
 pub(crate) use standing_still::StandingStill;
 
 use disks::Disks;
+use trims::Trims;
 
 /// Looks at the evidence for one promise.
 type Checker = fn(&Evidence<'_>, &mut Findings);
@@ -106,14 +111,18 @@ impl fmt::Display for Violation {
 pub(crate) struct Evidence<'a> {
     pub(crate) history: &'a History,
     pub(crate) end: &'a FinalState,
-    /// All messages held at the end, decoded.
+    /// All messages that the members' marks cover at the end, decoded: held, or trimmed.
     pub(crate) messages: BTreeMap<MessageName, Message>,
+    /// The same as they are encoded.
+    pub(crate) contents: BTreeMap<MessageName, &'a Bytes>,
     /// The rows of all logs held at the end.
     pub(crate) rows: Rows,
     /// What the disks held, and what was lost with them.
     pub(crate) disks: Disks,
     /// What may differ between members, and stand still.
     pub(crate) still: StandingStill,
+    /// What was trimmed.
+    pub(crate) trims: Trims,
 }
 
 /// Where violations go.
@@ -139,6 +148,29 @@ pub struct Verdict {
     pub accepted_beside: u64,
 }
 
+/// What messages held that the members' marks cover and that are trimmed: as their origins
+/// accepted them.
+fn trimmed_messages<'a>(
+    history: &'a History,
+    end: &FinalState,
+) -> BTreeMap<MessageName, &'a Bytes> {
+    let mut accepted = BTreeMap::new();
+    for record in &history.records {
+        if let Record::Content { name, bytes } = record {
+            accepted.entry(*name).or_insert(bytes);
+        }
+    }
+    let mut trimmed = BTreeMap::new();
+    for (log, held) in end.nodes.values().flat_map(|node| &node.logs) {
+        for (from, through) in held.missing() {
+            let range =
+                MessageName { log: *log, m_id: from }..=MessageName { log: *log, m_id: through };
+            trimmed.extend(accepted.range(range).map(|(name, bytes)| (*name, *bytes)));
+        }
+    }
+    trimmed
+}
+
 /// Runs all checkers.
 pub fn check(history: &History, end: &FinalState) -> Verdict {
     let mut findings = Findings { violations: Vec::new(), promise: Promise::NoIncident };
@@ -150,14 +182,17 @@ pub fn check(history: &History, end: &FinalState) -> Verdict {
         history,
         end,
         messages: BTreeMap::new(),
+        contents: trimmed_messages(history, end),
         rows: Rows::new(),
         disks: Disks::follow(&history.records),
         still: StandingStill::follow(&history.records),
+        trims: Trims::follow(&history.records),
     };
     findings.promise = Promise::NothingInvented;
-    for (name, bytes) in end.messages() {
-        match Message::decode(&Bytes::clone(bytes)) {
-            Ok(message) => _ = evidence.messages.insert(name, message),
+    evidence.contents.extend(end.messages());
+    for (name, bytes) in &evidence.contents {
+        match Message::decode(bytes) {
+            Ok(message) => _ = evidence.messages.insert(*name, message),
             Err(error) => findings.broken(format!("{name} cannot be read: {error}")),
         }
     }
@@ -168,9 +203,10 @@ pub fn check(history: &History, end: &FinalState) -> Verdict {
             findings.broken(format!("{}: {conflict}", log.row.log));
         }
     }
-    let checkers: [(Promise, Checker); 16] = [
+    let checkers: [(Promise, Checker); 17] = [
         (Promise::AcknowledgedSurvives, acknowledged::check),
         (Promise::NothingLost, nothing_lost::check),
+        (Promise::NothingLost, holes::check),
         (Promise::AppliedOnce, once::check),
         (Promise::Order, order::check),
         (Promise::NothingInvented, invented::check),

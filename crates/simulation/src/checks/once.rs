@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use interlock_core::identity::{
-    LogName, MessageName, MessageNumber, NodeNumber, PublisherSequence, SessionId,
+    ChainHash, LogName, MessageName, MessageNumber, NodeNumber, PublisherSequence, SessionId,
 };
 use interlock_core::message::MessageKind;
 
@@ -49,6 +49,20 @@ fn check_appended(evidence: &Evidence<'_>, findings: &mut Findings) {
                 }
                 disk.insert(name.log, name.m_id);
             }
+            Record::HoleTaken { machine, log, from, through, row } => {
+                let disk = disks.entry(*machine).or_default();
+                let expected = match (disk.get(log), row) {
+                    (Some(mark), _) => mark.next(),
+                    (None, Some(row)) => row.first_m_id(),
+                    (None, None) => MessageNumber::ZERO,
+                };
+                if *from != expected {
+                    findings.broken(format!(
+                        "node {machine}: a hole of {log} at {from} where {expected} follows"
+                    ));
+                }
+                disk.insert(*log, through.m_id);
+            }
             _ => {}
         }
     }
@@ -77,9 +91,26 @@ fn check_repeats(evidence: &Evidence<'_>, findings: &mut Findings) {
 fn check_chains(evidence: &Evidence<'_>, findings: &mut Findings) {
     for (node, state) in &evidence.end.nodes {
         for (name, log) in &state.logs {
-            let start = log.row.start_hash();
-            let hash = log.messages.iter().fold(start, |hash, (_, bytes)| hash.then(bytes));
-            if hash != log.mark.hash {
+            let missing = log.missing();
+            let mut ranges = missing.iter().peekable();
+            let mut hash = log.row.start_hash();
+            let trimmed = |hash: ChainHash, (from, through): &(MessageNumber, MessageNumber)| {
+                (from.get()..=through.get()).fold(hash, |hash, m_id| {
+                    let m_id = MessageNumber::new(m_id);
+                    let content = evidence.contents.get(&MessageName { log: *name, m_id });
+                    content.map_or(hash, |bytes| hash.then(bytes))
+                })
+            };
+            for (m_id, bytes) in &log.messages {
+                while let Some(range) = ranges.next_if(|(_, through)| through < m_id) {
+                    hash = trimmed(hash, range);
+                }
+                hash = hash.then(bytes);
+            }
+            hash = ranges.fold(hash, trimmed);
+            // Of two contents of a trimmed message nobody knows which one was here.
+            let is_known = missing.is_empty() || !evidence.still.touches(name);
+            if is_known && hash != log.mark.hash {
                 findings.broken(format!("node {node}: {name} does not give its chain hash"));
             }
         }

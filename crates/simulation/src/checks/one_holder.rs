@@ -82,7 +82,9 @@ impl Story {
                     holder.superseded_by = Some(*by);
                 }
             }
-            Record::Replaced { machine, .. } | Record::Retired { machine } => {
+            Record::Replaced { machine, .. }
+            | Record::Retired { machine }
+            | Record::Gone { machine, .. } => {
                 self.holders.remove(machine);
             }
             _ => {}

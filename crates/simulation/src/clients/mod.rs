@@ -115,6 +115,15 @@ impl Client {
         &self.desk.place
     }
 
+    /// A node is no place to go any more: whoever is there goes to the other one.
+    pub fn keep_away_from(&mut self, node: NodeNumber, other: NodeNumber) {
+        let place = &mut self.desk.place;
+        place.elsewhere.retain(|it| *it != node);
+        if place.node == node {
+            place.node = other;
+        }
+    }
+
     /// It wanted to be woken.
     pub fn wake(&mut self, around: &mut Surroundings<'_>) {
         match &mut self.role {

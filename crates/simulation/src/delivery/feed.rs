@@ -14,7 +14,7 @@ use interlock_core::names::ChannelName;
 use interlock_core::replication::rows::{Row, Rows};
 use interlock_storage::StorageError;
 
-use crate::node::{JournalPosition, JournalRead, JournalSnapshot, Process};
+use crate::node::{JournalEntry, JournalPosition, JournalRead, JournalSnapshot, Process};
 use crate::planted_bug::PlantedBug;
 
 use super::history_order::{History, LogRange, in_order_of_history};
@@ -131,7 +131,7 @@ impl Feed {
             }
         }
         match process.read_journal(self.namespace, self.position, most) {
-            JournalRead::Messages(read, next) => {
+            JournalRead::Entries(read, next) => {
                 self.position = next;
                 let batch = self.take_journal(process, read);
                 Ok(FeedNews::Batch(batch))
@@ -155,37 +155,62 @@ impl Feed {
                     self.take(process, name, &bytes, &mut batch);
                 }
                 History::Missing(LogRange { log, from, through }) => {
-                    self.passed.insert(log, through);
-                    self.cursor.advance(MessageName { log, m_id: through }, &self.rows);
-                    batch.items.push(Item::Gap { log, from, through });
+                    self.take_missing(log, from, through, &mut batch);
                 }
             }
         }
         batch
     }
 
-    fn take_journal(&mut self, process: &Process, read: Vec<(MessageName, Bytes)>) -> Batch {
+    fn take_journal(&mut self, process: &Process, read: Vec<JournalEntry>) -> Batch {
         let mut batch = Batch::default();
-        for (name, bytes) in read {
-            if self.excluded.contains(&name.log.origin) {
+        for entry in read {
+            let (log, first, last) = match &entry {
+                JournalEntry::Message(name, _) => (name.log, name.m_id, name.m_id),
+                JournalEntry::Hole { log, from, through } => (*log, *from, *through),
+            };
+            if self.excluded.contains(&log.origin) {
                 continue;
             }
-            if !self.rows.contains(&name.log) {
+            if !self.rows.contains(&log) {
                 self.rows = Arc::clone(process.rows());
             }
-            let limit = self.limit_of(process, &name.log).unwrap_or(name.m_id);
-            if name.m_id < self.next_of(process, &name.log) || name.m_id > limit {
+            let last = self.limit_of(process, &log).map_or(last, |limit| limit.min(last));
+            let first = self.next_of(process, &log).max(first);
+            if last < first {
                 continue;
             }
-            self.passed.insert(name.log, name.m_id);
-            self.take(process, name, &bytes, &mut batch);
+            match entry {
+                JournalEntry::Message(name, bytes) => {
+                    self.passed.insert(log, name.m_id);
+                    self.take(process, name, &bytes, &mut batch);
+                }
+                JournalEntry::Hole { .. } if process.is(PlantedBug::HolesPassedOver) => {}
+                JournalEntry::Hole { .. } => self.take_missing(log, first, last, &mut batch),
+            }
         }
         batch
     }
 
+    /// Tells that numbers are missing, and goes on behind them.
+    fn take_missing(
+        &mut self,
+        log: LogName,
+        from: MessageNumber,
+        through: MessageNumber,
+        batch: &mut Batch,
+    ) {
+        if self.told_rows.insert(log) {
+            batch.rows.extend(self.rows.get(&log).cloned());
+        }
+        self.passed.insert(log, through);
+        self.cursor.pass(MessageName { log, m_id: through }, &self.rows);
+        batch.items.push(Item::Gap { log, from, through });
+    }
+
     /// Goes over one message: shows it if the reader asked for it.
     fn take(&mut self, process: &Process, name: MessageName, bytes: &Bytes, batch: &mut Batch) {
-        self.cursor.advance(name, &self.rows);
+        self.cursor.pass(name, &self.rows);
         if self.told_rows.insert(name.log) {
             batch.rows.extend(self.rows.get(&name.log).cloned());
         }
@@ -198,7 +223,11 @@ impl Feed {
         *through = name.m_id;
         let Ok(head) = MessageHead::decode(bytes) else { return };
         let Ok(channel) = ChannelName::parse(head.channel) else { return };
-        if head.kind != MessageKind::Publication || !self.filter.matches(head.channel) {
+        // Channels that stand apart were read from the furthest back of them all.
+        let is_had =
+            self.start.has_overrides() && self.start.channel_covers(&channel, &name, &self.rows);
+        let is_asked_for = self.filter.matches(head.channel) && !is_had;
+        if head.kind != MessageKind::Publication || !is_asked_for {
             return;
         }
         let directory = process.directories().directory(self.namespace);
@@ -214,11 +243,25 @@ impl Feed {
         let start = if process.is(PlantedBug::ForkTailDropped) {
             self.start.tips_of_path(&log.path()).map(|tip| tip.m_id).max().unwrap_or_default()
         } else {
-            self.start.position_of(log, &self.rows)
+            self.start_of(process, log)
         };
         let passed = *self.passed.entry(*log).or_insert(start);
         let first = self.rows.first_m_id(log).unwrap_or(MessageNumber::new(1));
         passed.next().max(first)
+    }
+
+    /// How far the start covers a log, for the channel that is the furthest back.
+    fn start_of(&self, process: &Process, log: &LogName) -> MessageNumber {
+        let forgotten = process.is(PlantedBug::OverridesForgotten);
+        let apart = self.apart().filter(|_| !forgotten);
+        let apart = apart.map(|channel| self.start.channel_position_of(channel, log, &self.rows));
+        apart.chain([self.start.position_of(log, &self.rows)]).min().unwrap_or_default()
+    }
+
+    /// The channels asked for that stand apart at the start.
+    fn apart(&self) -> impl Iterator<Item = &ChannelName> {
+        let apart = self.start.overridden_channels();
+        apart.filter(|channel| self.filter.matches(channel.as_str()))
     }
 
     fn limit_of(&self, process: &Process, log: &LogName) -> Option<MessageNumber> {
@@ -242,7 +285,7 @@ impl Feed {
             Until::Cursor(until) => until
                 .tips()
                 .filter(|tip| !self.excluded.contains(&tip.log.origin))
-                .all(|tip| self.cursor.covers(&tip, &self.rows)),
+                .all(|tip| self.cursor.covers_for_all(self.apart(), &tip, &self.rows)),
         }
     }
 }

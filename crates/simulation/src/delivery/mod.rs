@@ -11,6 +11,7 @@ mod gateway;
 mod history_order;
 mod reader;
 mod session;
+mod start;
 
 pub use feed::{Feed, FeedNews, Until};
 pub use gateway::Gateway;
@@ -18,6 +19,7 @@ pub(crate) use history_order::{History, LogRange, in_order_of_history};
 pub use reader::Told;
 pub(crate) use reader::UNKNOWN_BRANCH_PATIENCE;
 pub use session::Session;
+pub use start::{LastAsked, Start, last_asked, resolve};
 
 use bytes::Bytes;
 use interlock_core::identity::{LogName, MessageName, MessageNumber};

@@ -67,7 +67,7 @@ impl Reader {
     ) -> Self {
         let rows = Arc::clone(&shared.rows);
         let position = start.map_or_else(ReaderPosition::shared, |cursor| {
-            ReaderPosition::at(cursor, &rows, now, UNKNOWN_BRANCH_PATIENCE)
+            ReaderPosition::at(cursor, &filter, &rows, now, UNKNOWN_BRANCH_PATIENCE)
         });
         Self { position, rows, shared, filter, read_again: None }
     }

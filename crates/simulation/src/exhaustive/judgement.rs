@@ -25,7 +25,9 @@ impl World {
         let state = |node: &super::node::Node| {
             let directory = node.admission.directory(EVERYWHERE);
             let digest = directory.map_or([0; 16], |directory| directory.digest());
-            (node.admission.logs().tips_digest(EVERYWHERE), digest)
+            let shown = node.directories.directory(EVERYWHERE);
+            let shown = shown.map_or([0; 16], |directory| directory.digest());
+            (node.admission.logs().tips_digest(EVERYWHERE), digest, shown)
         };
         let first = state(&self.nodes[0]);
         for node in &self.nodes {

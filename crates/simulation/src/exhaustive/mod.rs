@@ -14,6 +14,7 @@ mod judgement;
 mod node;
 mod step;
 mod subscriber;
+mod trimming;
 mod world;
 mod worlds;
 

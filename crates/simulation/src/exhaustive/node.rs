@@ -15,8 +15,9 @@ use interlock_core::replication::acknowledgements::Acknowledgements;
 use interlock_core::replication::frames::{Fact, Frame};
 use interlock_core::replication::log_table::NoHistory;
 use interlock_core::topology::Topology;
-use interlock_storage::{AppendBatch, LogStorage, Loss, MemoryDisk, MemoryStorage};
+use interlock_storage::{AppendBatch, LogStorage, Loss, MemoryDisk, MemoryStorage, OpenOptions};
 
+use crate::checks::missing_parents;
 use crate::opening;
 use crate::planted_bug::PlantedBug;
 
@@ -35,8 +36,10 @@ pub(super) struct Node {
     pub(super) heard: BTreeMap<NodeNumber, (Incarnation, Moment)>,
     /// What was appended since the last sync, a batch each.
     pub(super) unsynced: Vec<Vec<AppendEntry>>,
+    /// How far logs are trimmed, or in a hole.
+    pub(super) floors: BTreeMap<LogName, MessageNumber>,
     openings: u64,
-    planted: Option<PlantedBug>,
+    pub(super) planted: Option<PlantedBug>,
 }
 
 impl Node {
@@ -55,6 +58,7 @@ impl Node {
             facts: Acknowledgements::new(),
             heard,
             unsynced: Vec::new(),
+            floors: BTreeMap::new(),
             openings: 1,
             planted,
         }
@@ -72,6 +76,15 @@ impl Node {
         self.facts = Acknowledgements::new();
         self.heard = [(self.number, (self.opening().incarnation, now))].into();
         self.unsynced.clear();
+        let logs: Vec<LogName> = self.admission.logs().iter().map(|(log, _)| *log).collect();
+        self.floors = logs
+            .into_iter()
+            .filter_map(|log| {
+                let first = self.admission.logs().get(&log)?.row.first_m_id();
+                let missing = self.storage.missing_from(&log, first).ok()??;
+                Some((log, missing.through.m_id))
+            })
+            .collect();
         Ok(())
     }
 
@@ -184,12 +197,11 @@ impl Node {
         if read.first()?.m_id != first_m_id {
             return None;
         }
-        let before = self.storage.read(&log, held.row.first_m_id(), after, usize::MAX);
-        let previous_hash = before
-            .unwrap_or_default()
-            .iter()
-            .filter(|message| message.m_id < first_m_id)
-            .fold(held.row.start_hash(), |hash, message| hash.then(&message.bytes));
+        let previous_hash = if first_m_id == held.row.first_m_id() {
+            held.row.start_hash()
+        } else {
+            self.storage.chain_hash_at(&log, first_m_id.previous()).ok()??
+        };
         let sends = read.into_iter().map(|message| message.bytes).collect();
         Some(Frame {
             log,
@@ -211,7 +223,15 @@ fn open(
     topology: &Arc<Topology>,
     planted: Option<PlantedBug>,
 ) -> Result<Opened, String> {
-    let (storage, recovery) = MemoryStorage::open(disk).map_err(|error| error.to_string())?;
+    let flaw = planted.and_then(PlantedBug::opening_flaw);
+    let opened = MemoryStorage::open_flawed(disk, OpenOptions::default(), flaw);
+    let (storage, recovery) = opened.map_err(|error| error.to_string())?;
+    let marks: BTreeMap<LogName, MessageNumber> =
+        recovery.logs.iter().map(|log| (log.row.log, log.mark.m_id)).collect();
+    let rows = recovery.logs.iter().map(|log| &log.row);
+    if let Some((log, parent)) = missing_parents(&marks, rows).next() {
+        return Err(format!("{log} goes on from {parent}, which is not held"));
+    }
     let reused = recovery.opened_from.filter(|_| planted == Some(PlantedBug::IncarnationReused));
     let minted = Incarnation::new(u64::from(number.get()) * 16 + ordinal);
     let incarnation = reused.or(minted).expect("not zero");

@@ -56,6 +56,8 @@ pub enum Step {
     Restore(u8),
     /// A disk is emptied, and opened.
     Wipe(u8),
+    /// A node trims a log as far as the others hold it, by what they told.
+    Trim(u8),
     /// The subscriber reads what its node has.
     Read,
     /// The subscriber has waited long enough for what is unknown.
@@ -87,6 +89,7 @@ impl fmt::Display for Step {
             Self::Copy(at) => write!(f, "n{}'s disk is copied", node(at)),
             Self::Restore(at) => write!(f, "n{}'s copy is put back", node(at)),
             Self::Wipe(at) => write!(f, "n{}'s disk is emptied", node(at)),
+            Self::Trim(at) => write!(f, "n{} trims", node(at)),
             Self::Read => f.write_str("the subscriber reads"),
             Self::LosePatience => f.write_str("the subscriber waits no longer"),
             Self::Move(to) => write!(f, "the subscriber goes to n{}", node(to)),

@@ -30,8 +30,13 @@ impl Subscriber {
     /// Before everything, of all channels or of one.
     pub(super) fn new(namespace: NamespaceNumber, filter: ChannelFilter, node: &Node) -> Self {
         let rows = node.admission.logs().rows();
-        let position =
-            ReaderPosition::at(Cursor::new(namespace), rows, Moment::START, Duration::ZERO);
+        let position = ReaderPosition::at(
+            Cursor::new(namespace),
+            &filter,
+            rows,
+            Moment::START,
+            Duration::ZERO,
+        );
         Self { at: 0, filter, position, came: Vec::new(), gaps: Vec::new() }
     }
 
@@ -63,7 +68,7 @@ impl Subscriber {
             cursor = Cursor::new(cursor.namespace());
             tips.into_iter().for_each(|tip| cursor.advance(tip, rows));
         }
-        let position = ReaderPosition::at(cursor, rows, now, UNKNOWN_BRANCH_PATIENCE);
+        let position = ReaderPosition::at(cursor, &self.filter, rows, now, UNKNOWN_BRANCH_PATIENCE);
         let (came, gaps) = (self.came.clone(), self.gaps.clone());
         Self { at, filter: self.filter.clone(), position, came, gaps }
     }
@@ -102,8 +107,16 @@ impl Subscriber {
         let in_disorder = planted == Some(PlantedBug::ParentsReadLast);
         let order = in_order_of_history(&node.storage, &ranges, rows, in_disorder);
         for found in order.map_err(|error| error.to_string())? {
-            let History::Message((name, bytes)) = found else {
-                return Err("something is missing where nothing is trimmed".to_owned());
+            let (name, bytes) = match found {
+                History::Message(found) => found,
+                History::Missing(LogRange { log, through, .. }) => {
+                    let last = MessageName { log, m_id: through };
+                    if self.position.step_gap(&last, rows) == Step::Deliver {
+                        self.gaps.push(last);
+                    }
+                    self.position.pass(&log, through, rows);
+                    continue;
+                }
             };
             let Ok(head) = MessageHead::decode(&bytes) else { continue };
             let channel = ChannelName::parse(head.channel).map_err(|error| error.to_string())?;

@@ -12,7 +12,7 @@ use interlock_core::admission::{
 };
 use interlock_core::clock::Moment;
 use interlock_core::delivery::ChannelFilter;
-use interlock_core::identity::{LogName, MessageName, MessageNumber};
+use interlock_core::identity::{LogName, MessageName, MessageNumber, NodeNumber};
 use interlock_core::names::ChannelName;
 use interlock_core::replication::frames::{Fact, Frame};
 use interlock_core::replication::rows::Rows;
@@ -26,6 +26,7 @@ use crate::scenario::{EVERYWHERE, small_topology};
 use super::node::{Node, WALL};
 use super::step::Step;
 use super::subscriber::Subscriber;
+use super::trimming::Remains;
 use super::worlds::SmallWorld;
 
 const CHANNELS: [&str; 2] = ["news", "prices"];
@@ -34,6 +35,7 @@ const CHANNELS: [&str; 2] = ["news", "prices"];
 #[derive(Clone, Debug)]
 pub(super) enum UnderWay {
     Frame(Frame),
+    Remains(Box<Remains>),
     Fact(Fact),
 }
 
@@ -46,6 +48,7 @@ struct Spent {
     power_cuts: u8,
     restores: u8,
     wipes: u8,
+    trims: u8,
     moves: u8,
 }
 
@@ -59,6 +62,8 @@ pub(super) struct World {
     pub(super) subscriber: Option<Subscriber>,
     /// What is durable somewhere, with its channel.
     pub(super) required: BTreeMap<MessageName, String>,
+    /// How far each node ever held each log.
+    ever_held: BTreeMap<(NodeNumber, LogName), MessageNumber>,
     /// Channels of all publications that ever were.
     published: BTreeMap<MessageName, String>,
     pub(super) rows: Rows,
@@ -79,6 +84,7 @@ impl World {
             under_way: Vec::new(),
             subscriber: None,
             required: BTreeMap::new(),
+            ever_held: BTreeMap::new(),
             published: BTreeMap::new(),
             rows: Rows::new(),
             spent: Spent::default(),
@@ -160,6 +166,9 @@ impl World {
             if spent.restores < small.restores {
                 steps.push(if node.copy.is_none() { Step::Copy(at) } else { Step::Restore(at) });
             }
+            if spent.trims < small.trims && node.trimmable(&self.others(index)).is_some() {
+                steps.push(Step::Trim(at));
+            }
             if spent.wipes < small.wipes {
                 steps.push(Step::Wipe(at));
             }
@@ -186,11 +195,11 @@ impl World {
             Step::Send { from, to, log } => {
                 let sender = &self.nodes[usize::from(from)];
                 let log = sender.durable().nth(log.into()).map(|(log, _)| log);
-                let frame = log.and_then(|log| {
+                let cargo = log.and_then(|log| {
                     let held = self.nodes[usize::from(to)].admission.logs().get(&log);
-                    sender.frame(log, held.map(|held| held.appended.m_id).unwrap_or_default())
+                    what_lacks(sender, log, held.map(|held| held.appended.m_id).unwrap_or_default())
                 });
-                self.under_way.extend(frame.map(|frame| (to.into(), UnderWay::Frame(frame))));
+                self.under_way.extend(cargo.map(|cargo| (to.into(), cargo)));
             }
             Step::Acknowledge { from, to } => {
                 self.spent.acknowledgements += 1;
@@ -232,6 +241,7 @@ impl World {
                 self.nodes[usize::from(node)].disk.wipe();
                 self.replaced(node.into());
             }
+            Step::Trim(node) => self.trim(node.into()),
             Step::Read => self.read(),
             Step::LosePatience => self.lose_patience(),
             Step::Move(to) => {
@@ -283,6 +293,10 @@ impl World {
 
     fn require_durable(&mut self, node: usize) {
         let node = &self.nodes[node];
+        for (log, mark) in node.durable() {
+            let ever = self.ever_held.entry((node.number, log)).or_default();
+            *ever = mark.m_id.max(*ever);
+        }
         for (name, channel) in &self.published {
             if node.holds(name) && !self.required.contains_key(name) {
                 self.required.insert(*name, channel.clone());
@@ -297,8 +311,38 @@ impl World {
                     self.broken.get_or_insert(what);
                 }
             }
+            UnderWay::Remains(remains) => {
+                if let Err(what) = self.nodes[to].take_remains(remains) {
+                    self.broken.get_or_insert(what);
+                }
+                self.require_durable(to);
+            }
             UnderWay::Fact(fact) => self.nodes[to].take_fact(fact, false, self.now),
         }
+    }
+
+    fn others(&self, node: usize) -> Vec<NodeNumber> {
+        let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != node);
+        others.map(|(_, other)| other.number).collect()
+    }
+
+    /// A node lets go of messages. Every other one has held them, and whoever is there
+    /// under the opening that it is known by holds them still.
+    fn trim(&mut self, node: usize) {
+        self.spent.trims += 1;
+        let others = self.others(node);
+        let Some((log, through)) = self.nodes[node].trimmable(&others) else { return };
+        let me = &self.nodes[node];
+        for peer in self.nodes.iter().filter(|peer| peer.number != me.number) {
+            let heard = me.heard.get(&peer.number).map(|(incarnation, _)| *incarnation);
+            let is_known = heard == Some(peer.opening().incarnation);
+            let ever = self.ever_held.get(&(peer.number, log)).copied().unwrap_or_default();
+            if ever < through || is_known && peer.durable_through(&log) < through {
+                let what = format!("n{} trims {log} to {through}", me.number);
+                self.broken.get_or_insert(format!("{what}, which n{} lacks", peer.number));
+            }
+        }
+        self.nodes[node].trim(log, through);
     }
 
     /// A process is gone; what its disk held durably, it holds still.
@@ -354,8 +398,8 @@ impl World {
                     for (log, mark) in node.durable().filter(|_| peer.number != node.number) {
                         let held = peer.admission.logs().get(&log).map(|held| held.appended.m_id);
                         if held.unwrap_or_default() < mark.m_id {
-                            let frame = node.frame(log, held.unwrap_or_default());
-                            frames.extend(frame.map(|frame| (to, UnderWay::Frame(frame))));
+                            let cargo = what_lacks(node, log, held.unwrap_or_default());
+                            frames.extend(cargo.map(|cargo| (to, cargo)));
                         }
                     }
                 }
@@ -401,7 +445,7 @@ impl World {
                 batch.iter().map(|entry| entry.name().to_string()).collect::<Vec<_>>()
             });
             let _ = write!(text, "{:?} ", entries.collect::<Vec<_>>());
-            let _ = write!(text, "{:?} {:?} ", node.heard, node.facts.facts());
+            let _ = write!(text, "{:?} {:?} {:?} ", node.heard, node.facts.facts(), node.floors);
             if let Some(copy) = &node.copy {
                 let _ = write!(text, "copy {:?} ", copy_of(copy));
             }
@@ -415,6 +459,13 @@ impl World {
         }
         xxh3_128(text.as_bytes())
     }
+}
+
+/// What a peer that holds a log up to a number gets next: messages, or what is left of
+/// them.
+fn what_lacks(sender: &Node, log: LogName, after: MessageNumber) -> Option<UnderWay> {
+    let frame = sender.frame(log, after).map(UnderWay::Frame);
+    frame.or_else(|| Some(UnderWay::Remains(Box::new(sender.remains(log, after)?))))
 }
 
 /// What a copy holds.

@@ -23,6 +23,8 @@ pub struct SmallWorld {
     pub restores: u8,
     /// Disks emptied.
     pub wipes: u8,
+    /// Trims.
+    pub trims: u8,
     /// The subscriber's moves; none without a subscriber.
     pub moves: Option<u8>,
     /// How deep it is searched if nothing is said.
@@ -40,6 +42,7 @@ const NOTHING: SmallWorld = SmallWorld {
     power_cuts: 0,
     restores: 0,
     wipes: 0,
+    trims: 0,
     moves: None,
     depth: 64,
 };
@@ -56,6 +59,26 @@ pub const WORLDS: &[SmallWorld] = &[
         messages: 1,
         restores: 1,
         acknowledgements: 1,
+        ..NOTHING
+    },
+    SmallWorld {
+        name: "trimmed",
+        publishing: 1,
+        messages: 1,
+        acknowledgements: 1,
+        wipes: 1,
+        trims: 1,
+        ..NOTHING
+    },
+    SmallWorld {
+        name: "trimmed-and-restored",
+        publishing: 1,
+        messages: 2,
+        under_way: 2,
+        acknowledgements: 1,
+        restores: 1,
+        trims: 1,
+        depth: 11,
         ..NOTHING
     },
     SmallWorld { name: "restored-and-cut", restores: 1, power_cuts: 1, messages: 2, ..NOTHING },

@@ -1,6 +1,6 @@
 //! What peers are told of what this node and others hold.
 
-use interlock_core::identity::{MemberOpening, MessageNumber, NodeNumber};
+use interlock_core::identity::{MemberOpening, NodeNumber};
 use interlock_core::replication::acknowledgements::Recorded;
 use interlock_core::replication::frames::{Fact, LogOffer};
 
@@ -16,15 +16,15 @@ impl Process {
         for (peer, outbound) in &mut self.outbound {
             let OutboundState::Open(open) = &mut outbound.state else { continue };
             for (log, held) in &self.durable {
-                let m_id = held.mark.m_id;
+                let seen = (held.mark.m_id, held.floor);
                 let may_have = everywhere || self.topology.is_member(*peer, log.namespace);
-                if may_have && open.offered.get(log) != Some(&m_id) {
-                    open.offered.insert(*log, m_id);
+                if may_have && open.offered.get(log) != Some(&seen) {
+                    open.offered.insert(*log, seen);
                     let offer = LogOffer {
                         log: *log,
                         parents: held.row.parents.clone(),
                         tip: held.mark,
-                        floor: MessageNumber::ZERO,
+                        floor: held.floor,
                     };
                     open.sender.handle_log_advanced(self.now, offer);
                 }
@@ -39,7 +39,7 @@ impl Process {
             let mut marks = Vec::new();
             for (log, held) in &self.durable {
                 let m_id = held.mark.m_id;
-                if self.topology.is_member(peer, log.namespace)
+                if self.topology.is_holder(peer, log.namespace)
                     && inbound.acknowledged.get(log) != Some(&m_id)
                 {
                     inbound.acknowledged.insert(*log, m_id);
@@ -54,7 +54,7 @@ impl Process {
         if fact.opening.node == peer {
             return None;
         }
-        fact.marks.retain(|(log, _)| self.topology.is_member(peer, log.namespace));
+        fact.marks.retain(|(log, _)| self.topology.is_holder(peer, log.namespace));
         (!fact.marks.is_empty()).then_some(fact)
     }
 
@@ -62,7 +62,10 @@ impl Process {
         if fact.opening.node == self.me.opening.node {
             return;
         }
-        let recorded = if self.is(PlantedBug::FactsNeverRetired) {
+        let recorded = if self.is(PlantedBug::OldAcknowledgementBelieved) {
+            let opening = self.welcomes.get(&fact.opening.node).copied().unwrap_or(fact.opening);
+            self.facts.record(&Fact { opening, marks: fact.marks.clone() }, first_hand)
+        } else if self.is(PlantedBug::FactsNeverRetired) {
             let opening = MemberOpening { opened_from: None, ..fact.opening };
             self.facts.record(&Fact { opening, marks: fact.marks.clone() }, false)
         } else {

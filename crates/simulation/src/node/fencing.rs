@@ -4,6 +4,7 @@
 use interlock_core::admission::ClosedReason;
 use interlock_core::identity::FencingToken;
 
+use crate::checks::StandingStill;
 use crate::planted_bug::PlantedBug;
 
 use super::Process;
@@ -23,7 +24,7 @@ impl Process {
 
     /// What keeps it from being drained: accepting nothing more, and having told
     /// every peer what it has.
-    pub fn what_is_to_drain(&self) -> Option<String> {
+    pub(crate) fn what_is_to_drain(&self, still: &StandingStill) -> Option<String> {
         if !self.is_fenced {
             return Some("accepts".to_owned());
         }
@@ -34,7 +35,9 @@ impl Process {
             return Some("has something to write".to_owned());
         }
         self.topology.peers_of(self.me.opening.node).iter().find_map(|peer| {
-            let queued = self.queue_of(peer.number).into_iter().next()?;
+            // What stands still is somebody's to repair, and here for nothing.
+            let mut queue = self.queue_of(peer.number).into_iter();
+            let queued = queue.find(|queued| !still.touches(&queued.log))?;
             let (log, number) = (queued.log, peer.number);
             Some(format!("waits for node {number} to acknowledge {log} up to {}", queued.tip))
         })

@@ -15,8 +15,8 @@ use interlock_core::replication::rows::{Row, Rows};
 
 use super::Process;
 
-/// How many messages of a namespace are kept: few, so that followers fall behind.
-const KEPT_MESSAGES: usize = 24;
+/// How much of a namespace is kept: little, so that followers fall behind.
+const KEPT_ENTRIES: usize = 24;
 
 /// A place in a namespace's order of durability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,11 +33,27 @@ pub struct JournalSnapshot {
     pub rows: Arc<Rows>,
 }
 
+/// Something that became durable.
+#[derive(Clone, Debug)]
+pub enum JournalEntry {
+    /// A message.
+    Message(MessageName, Bytes),
+    /// A log's mark moved over numbers that it no longer has.
+    Hole {
+        /// The log.
+        log: LogName,
+        /// The first.
+        from: MessageNumber,
+        /// The last.
+        through: MessageNumber,
+    },
+}
+
 /// What comes next in the order of durability.
 #[derive(Debug)]
 pub enum JournalRead {
-    /// Messages, and where reading goes on.
-    Messages(Vec<(MessageName, Bytes)>, JournalPosition),
+    /// What became durable, and where reading goes on.
+    Entries(Vec<JournalEntry>, JournalPosition),
     /// Nothing yet.
     End,
     /// It is no longer kept.
@@ -47,7 +63,7 @@ pub enum JournalRead {
 #[derive(Debug, Default)]
 struct Tail {
     first: u64,
-    messages: VecDeque<(MessageName, Bytes)>,
+    entries: VecDeque<JournalEntry>,
 }
 
 /// See the module's page.
@@ -65,10 +81,23 @@ impl Journal {
     }
 
     pub(super) fn append(&mut self, name: MessageName, bytes: &Bytes) {
-        let tail = self.tails.entry(name.log.namespace).or_default();
-        tail.messages.push_back((name, bytes.clone()));
-        while tail.messages.len() > KEPT_MESSAGES {
-            tail.messages.pop_front();
+        self.push(name.log.namespace, JournalEntry::Message(name, bytes.clone()));
+    }
+
+    pub(super) fn append_hole(
+        &mut self,
+        log: LogName,
+        from: MessageNumber,
+        through: MessageNumber,
+    ) {
+        self.push(log.namespace, JournalEntry::Hole { log, from, through });
+    }
+
+    fn push(&mut self, namespace: NamespaceNumber, entry: JournalEntry) {
+        let tail = self.tails.entry(namespace).or_default();
+        tail.entries.push_back(entry);
+        while tail.entries.len() > KEPT_ENTRIES {
+            tail.entries.pop_front();
             tail.first += 1;
         }
     }
@@ -83,7 +112,7 @@ impl Process {
     /// What is durable of a namespace now.
     pub fn delivery_snapshot(&self, namespace: NamespaceNumber) -> JournalSnapshot {
         let tail = self.journal.tails.get(&namespace);
-        let end = tail.map_or(0, |tail| tail.first + tail.messages.len() as u64);
+        let end = tail.map_or(0, |tail| tail.first + tail.entries.len() as u64);
         let of_namespace = self.durable.iter().filter(|(log, _)| log.namespace == namespace);
         JournalSnapshot {
             position: JournalPosition(end),
@@ -92,8 +121,7 @@ impl Process {
         }
     }
 
-    /// The next messages of a namespace in the order of durability, at most so
-    /// many.
+    /// What comes next of a namespace in the order of durability, at most so much.
     pub fn read_journal(
         &self,
         namespace: NamespaceNumber,
@@ -102,13 +130,12 @@ impl Process {
     ) -> JournalRead {
         let Some(tail) = self.journal.tails.get(&namespace) else { return JournalRead::End };
         let Some(skipped) = from.0.checked_sub(tail.first) else { return JournalRead::Behind };
-        let read: Vec<_> =
-            tail.messages.iter().skip(skipped as usize).take(most).cloned().collect();
+        let read: Vec<_> = tail.entries.iter().skip(skipped as usize).take(most).cloned().collect();
         if read.is_empty() {
             return JournalRead::End;
         }
         let next = JournalPosition(from.0 + read.len() as u64);
-        JournalRead::Messages(read, next)
+        JournalRead::Entries(read, next)
     }
 
     /// The rows of all durable logs.

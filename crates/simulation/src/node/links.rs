@@ -1,18 +1,22 @@
 //! The streams to peers and from them: when they are opened, what they begin with,
 //! and how they end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_core::clock::Moment;
+use interlock_core::directory::Directory;
+use interlock_core::features::FEATURE_LEVEL;
 use interlock_core::identity::Mark;
-use interlock_core::identity::{FeatureLevel, LogName, MessageNumber, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{LogName, MessageNumber, NamespaceNumber, NodeNumber};
 use interlock_core::limits::WINDOW_BYTES;
+use interlock_core::replication::base_sending::{BaseSending, PageLimits};
 use interlock_core::replication::frames::{Hello, NamespaceDigest, PROTOCOL_VERSION};
 use interlock_core::replication::own_log_watch::OwnLogWatch;
 use interlock_core::replication::peer_receiver::{PeerReceiver, ReceiverConfig};
 use interlock_core::replication::peer_sender::{PeerSender, SenderConfig};
+use interlock_core::replication::rows::Row;
 
 use crate::network::{Cargo, StreamNumber};
 use crate::planted_bug::PlantedBug;
@@ -22,7 +26,8 @@ use super::Process;
 use super::messages::Output;
 use super::writing::{BackfillNews, Command};
 
-pub(super) const FEATURE_LEVEL: FeatureLevel = FeatureLevel::new(1);
+/// Small, so that a base has several pages and something comes between them.
+const BASE_PAGES: PageLimits = PageLimits { bytes: 256, entries: 2, trim_points: 3 };
 
 /// How long a stream is left to another process of this name.
 const LEAST_TURN: Duration = Duration::from_secs(2);
@@ -44,10 +49,13 @@ pub(super) enum OutboundState {
 pub(super) struct OpenOutbound {
     pub(super) stream: StreamNumber,
     pub(super) sender: PeerSender,
-    /// The namespaces that the greeting named.
-    pub(super) greeted: Vec<NamespaceNumber>,
-    /// How far each log has been offered.
-    pub(super) offered: BTreeMap<LogName, MessageNumber>,
+    /// What the greeting said of the namespaces that it named.
+    pub(super) greeted: Vec<NamespaceDigest>,
+    /// How far each log has been offered, and from where on.
+    pub(super) offered: BTreeMap<LogName, (MessageNumber, MessageNumber)>,
+    pub(super) bases: BaseSending,
+    /// When the peer is greeted again, because what it was told has changed.
+    pub(super) greet_again_at: Option<Moment>,
     /// What the peer says of our own logs.
     pub(super) own_marks: OwnLogWatch,
 }
@@ -61,15 +69,23 @@ pub(super) struct Inbound {
     pub(super) ready: Vec<NamespaceNumber>,
     pub(super) said_all: bool,
     pub(super) acknowledged: BTreeMap<LogName, MessageNumber>,
-    pub(super) examined: BTreeSet<LogName>,
+    /// The rows that the peer has offered.
+    pub(super) offered: BTreeMap<LogName, Row>,
     /// What the peer says of our own logs.
     pub(super) own_marks: OwnLogWatch,
 }
 
 impl Process {
+    /// Calls whoever shares a namespace with this node, and nobody else.
     pub(super) fn call_peers(&mut self) {
         let peers: Vec<NodeNumber> =
             self.topology.peers_of(self.me.opening.node).iter().map(|node| node.number).collect();
+        let former: Vec<NodeNumber> =
+            self.outbound.keys().filter(|peer| !peers.contains(peer)).copied().collect();
+        for peer in former {
+            self.hang_up(peer, Duration::ZERO);
+            self.outbound.remove(&peer);
+        }
         for peer in peers {
             let state = OutboundState::Waiting { until: self.now };
             self.outbound.entry(peer).or_insert(Outbound { attempts: 0, state });
@@ -92,6 +108,7 @@ impl Process {
         if let Some(open) = open_of(&mut self.outbound, peer) {
             self.outputs.push(Output::Close(open.stream));
             self.facts.handle_disconnected(peer);
+            self.sources.peer_takes_nothing(self.now, peer);
             let state = OutboundState::Waiting { until: self.now + delay };
             self.outbound.insert(peer, Outbound { attempts: 0, state });
         }
@@ -111,8 +128,9 @@ impl Process {
             return self.outputs.push(Output::Close(stream));
         }
         let config = SenderConfig { peer, jitter_seed: random.bits() };
-        let mut sender = PeerSender::new(self.now, config, self.greeting(peer));
-        let greeted = self.shared_and_ready(peer);
+        let greeting = self.greeting(peer);
+        let greeted = greeting.namespaces.clone();
+        let mut sender = PeerSender::new(self.now, config, greeting);
         sender.handle_topology(self.now, Arc::clone(&self.topology));
         self.facts.handle_connecting(peer);
         for fact in self.facts.facts() {
@@ -122,7 +140,16 @@ impl Process {
         }
         let offered = BTreeMap::new();
         let own_marks = OwnLogWatch::new(self.me.opening);
-        let open = OpenOutbound { stream, sender, greeted, offered, own_marks };
+        let bases = BaseSending::new(BASE_PAGES);
+        let open = OpenOutbound {
+            stream,
+            sender,
+            greeted,
+            offered,
+            bases,
+            greet_again_at: None,
+            own_marks,
+        };
         let outbound = self.outbound.get_mut(&peer).expect("just looked at");
         outbound.state = OutboundState::Open(Box::new(open));
         self.offer_advanced();
@@ -131,22 +158,26 @@ impl Process {
     /// Says who this node is and what it has, in the namespaces that both hold
     /// and that it is ready in.
     fn greeting(&self, peer: NodeNumber) -> Hello {
-        let ready = self.topology.namespaces_of(self.me.opening.node).into_iter();
-        let ready =
-            ready.filter(|namespace| self.is_member(peer, *namespace) && self.is_ready(*namespace));
-        let namespaces = ready.map(|namespace| NamespaceDigest {
-            namespace,
-            tips: self.admission.logs().tips_digest(namespace),
-            state: self.directories.directory(namespace).map_or([0; 16], |it| it.digest()),
-        });
         Hello {
             protocol_version: PROTOCOL_VERSION,
             member: self.me.clone(),
             topology_version: self.topology.version,
-            namespaces: namespaces.collect(),
+            namespaces: self.digests(peer),
             feature_level: FEATURE_LEVEL,
             wall_clock: self.wall,
         }
+    }
+
+    pub(super) fn digests(&self, peer: NodeNumber) -> Vec<NamespaceDigest> {
+        let digest = |namespace| {
+            let directory = self.directories.directory(namespace);
+            NamespaceDigest {
+                namespace,
+                tips: self.admission.logs().tips_digest(namespace),
+                state: directory.map_or_else(|| Directory::new().digest(), Directory::digest),
+            }
+        };
+        self.shared_and_ready(peer).into_iter().map(digest).collect()
     }
 
     pub(super) fn shared_and_ready(&self, peer: NodeNumber) -> Vec<NamespaceNumber> {
@@ -166,7 +197,7 @@ impl Process {
             ready: Vec::new(),
             said_all: false,
             acknowledged: BTreeMap::new(),
-            examined: BTreeSet::new(),
+            offered: BTreeMap::new(),
             own_marks: OwnLogWatch::new(self.me.opening),
         };
         self.inbound.insert(stream, inbound);
@@ -230,10 +261,13 @@ impl Process {
                 }
             }
             Cargo::Receiver(frame) => {
-                for outbound in self.outbound.values_mut() {
+                for (peer, outbound) in &mut self.outbound {
                     if let OutboundState::Open(open) = &mut outbound.state
                         && open.stream == stream
                     {
+                        if let Some((log, takes)) = frame.takes() {
+                            self.sources.peer_takes(self.now, *peer, &log, takes);
+                        }
                         open.sender.handle_frame(self.now, frame);
                         return;
                     }
@@ -276,6 +310,7 @@ impl Process {
         }
         if let Some(peer) = self.peer_called_by(stream) {
             self.facts.handle_disconnected(peer);
+            self.sources.peer_takes_nothing(self.now, peer);
             self.wait_to_call(peer, random);
         }
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use interlock_core::identity::{FencingToken, LogName, NamespaceNumber, NodeNumber};
+use interlock_core::identity::{
+    FencingToken, LogName, NamespaceNumber, NodeNumber, TopologyVersion,
+};
 use interlock_core::topology::Topology;
 
 use crate::history::Record;
@@ -53,6 +55,11 @@ pub enum Output {
     SyncBegan,
     /// Have the topology record that these namespaces are opened.
     RecordOpened(Vec<NamespaceNumber>),
+    /// Have the topology record that these namespaces are left, by the document that
+    /// lists them as being left.
+    RecordLeft(Vec<NamespaceNumber>, TopologyVersion),
+    /// The database is to be opened anew, or the node is no part of the mesh any more.
+    Reopens,
     /// For the history.
     Record(Record),
     /// Two contents under one name were seen.

@@ -6,9 +6,11 @@
 //! durable marks move, links are told, and only then answers leave. Everything a
 //! process says to the world around it is an [`Output`].
 
+mod bases;
 mod facts;
 mod fencing;
 mod journal;
+mod leaving;
 mod links;
 mod messages;
 mod planted;
@@ -19,15 +21,16 @@ mod serving;
 mod syncing;
 mod timing;
 mod topology;
+mod trimming;
 mod waiting;
 mod writing;
 
-pub use self::journal::{JournalPosition, JournalRead, JournalSnapshot};
+pub use self::journal::{JournalEntry, JournalPosition, JournalRead, JournalSnapshot};
 pub use self::messages::{Input, Output};
 pub use self::readiness::readiness_document;
 pub use self::topology::TOPOLOGY_DOCUMENT;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use interlock_core::admission::Admission;
@@ -35,7 +38,7 @@ use interlock_core::clock::{Moment, WallTime};
 use interlock_core::identity::{
     FencingToken, Incarnation, LogName, Mark, MemberOpening, NamespaceNumber, NodeNumber,
 };
-use interlock_core::projection::{DirectoryProjection, PublishersProjection};
+use interlock_core::projection::{ChannelIndex, DirectoryProjection, PublishersProjection};
 use interlock_core::replication::acknowledgements::{Acknowledgements, MemberRecord, QueuedLog};
 use interlock_core::replication::frames::Member;
 use interlock_core::replication::log_sources::{LogSources, WantChange};
@@ -54,8 +57,9 @@ use self::links::{Inbound, Outbound, OutboundState, open_of};
 use self::planted::{misread, widened};
 use self::readiness::Readiness;
 use self::syncing::{AppendedBatch, DurableLog, Sync};
-use self::timing::{CHECKPOINT_INTERVAL, STORE_INTERVAL};
+use self::timing::{CHECKPOINT_INTERVAL, STORE_INTERVAL, TRIM_INTERVAL};
 use self::topology::version_bytes;
+use self::trimming::ProjectorWork;
 use self::waiting::Waiter;
 use self::writing::Command;
 
@@ -83,7 +87,19 @@ pub struct Process {
     topology: Arc<Topology>,
     directories: DirectoryProjection,
     publishers: PublishersProjection,
+    channel_index: ChannelIndex,
+    /// What the projector has to do beside applying messages.
+    projector: VecDeque<ProjectorWork>,
+    projector_at: Option<Moment>,
+    base_page_at: Option<Moment>,
+    trim_at: Moment,
+    looks_for_trims: u64,
     readiness: BTreeMap<NamespaceNumber, Readiness>,
+    /// Namespaces that it leaves, noted on the disk as held by all members.
+    drained: BTreeSet<NamespaceNumber>,
+    departures_at: Option<Moment>,
+    /// When the streams hear of the topology that the writer goes by.
+    tell_links_at: Option<Moment>,
     commands: VecDeque<Command>,
     writer_is_awake: bool,
     durable_news: Vec<(LogName, Mark)>,
@@ -164,7 +180,8 @@ impl Process {
         for log in &recovery.logs {
             sources.mark_appended(Moment::START, &log.row.log, log.mark.m_id);
             journal.enter(&log.row);
-            durable.insert(log.row.log, DurableLog { row: log.row.clone(), mark: log.mark });
+            let (row, mark, floor) = (log.row.clone(), log.mark, log.last_missing);
+            durable.insert(log.row.log, DurableLog { row, mark, floor });
         }
         let others: Vec<MemberRecord> =
             recovery.members.iter().filter(|member| member.node != node.number).cloned().collect();
@@ -179,7 +196,16 @@ impl Process {
             topology,
             directories,
             publishers: opened.publishers,
+            channel_index: opened.channel_index,
+            projector: VecDeque::new(),
+            projector_at: None,
+            base_page_at: None,
+            trim_at: Moment::START + TRIM_INTERVAL,
+            looks_for_trims: 0,
             readiness: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            departures_at: None,
+            tell_links_at: None,
             commands: VecDeque::new(),
             writer_is_awake: false,
             durable_news: Vec::new(),
@@ -202,8 +228,11 @@ impl Process {
             wall,
             outputs: Vec::new(),
         };
+        process.tell_adopted();
         process.consider_readiness()?;
         process.call_peers();
+        process.remember_what_was_drained()?;
+        process.look_at_departures()?;
         Ok(process)
     }
 
@@ -245,11 +274,10 @@ impl Process {
         let outbound = self.outbound.values().filter_map(|outbound| match &outbound.state {
             OutboundState::Waiting { until } => Some(*until),
             OutboundState::Connecting => None,
-            OutboundState::Open(open) if self.is(PlantedBug::TimersIgnored) => {
-                let _ = open;
-                None
+            OutboundState::Open(open) if self.is(PlantedBug::TimersIgnored) => open.greet_again_at,
+            OutboundState::Open(open) => {
+                open.sender.poll_timeout().into_iter().chain(open.greet_again_at).min()
             }
-            OutboundState::Open(open) => open.sender.poll_timeout(),
         });
         let inbound = self.inbound.values().filter_map(|inbound| inbound.receiver.poll_timeout());
         let recording = self.readiness.values().filter_map(|readiness| match readiness {
@@ -257,8 +285,13 @@ impl Process {
             Readiness::Ready | Readiness::Backfilling(_) => None,
         });
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline);
-        let own =
-            [self.checkpoint_at, self.store_at].into_iter().chain(self.sources.poll_timeout());
+        let own = [self.checkpoint_at, self.store_at, self.trim_at]
+            .into_iter()
+            .chain(self.sources.poll_timeout())
+            .chain(self.projector_at)
+            .chain(self.base_page_at)
+            .chain(self.departures_at)
+            .chain(self.tell_links_at);
         own.chain(outbound)
             .chain(inbound)
             .chain(recording)
@@ -304,6 +337,7 @@ impl Process {
         self.commands.is_empty()
             && self.appended.is_empty()
             && self.sync.is_none()
+            && self.projector.is_empty()
             && self.waiters.is_empty()
     }
 
@@ -320,6 +354,11 @@ impl Process {
     /// The opening of a peer that has welcomed us last.
     pub fn welcomed_by(&self, peer: NodeNumber) -> Option<MemberOpening> {
         self.welcomes.get(&peer).copied()
+    }
+
+    /// Whom a log is taken from.
+    pub fn server_of(&self, log: &LogName) -> Option<NodeNumber> {
+        self.sources.server_of(log)
     }
 
     /// Who holds what, as far as it is known here.
@@ -365,6 +404,7 @@ impl Process {
                 }
             }
             if is_quiet {
+                self.schedule_base_pages();
                 return Ok(());
             }
         }

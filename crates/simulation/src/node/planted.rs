@@ -18,10 +18,16 @@ impl Process {
 
 /// The topology, or what a planted bug makes of it: everything everywhere.
 pub(super) fn widened(topology: &Arc<Topology>, planted: Option<PlantedBug>) -> Arc<Topology> {
-    if planted != Some(PlantedBug::ResidencyIgnored) {
-        return Arc::clone(topology);
+    if planted == Some(PlantedBug::ResidencyIgnored) {
+        everywhere(topology)
+    } else {
+        Arc::clone(topology)
     }
-    let mut widened = Topology::clone(topology);
+}
+
+/// The topology with everything everywhere.
+pub(super) fn everywhere(topology: &Topology) -> Arc<Topology> {
+    let mut widened = topology.clone();
     for group in &mut widened.groups {
         group.regions.clone_from(&widened.regions);
     }

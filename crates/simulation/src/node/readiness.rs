@@ -38,7 +38,10 @@ impl Process {
     pub(super) fn consider_readiness(&mut self) -> Result<(), StorageError> {
         let me = self.me.opening.node;
         let mut to_record = Vec::new();
-        for namespace in self.admission.topology().namespaces_of(me) {
+        // Whoever is a member again is decided about again.
+        let member_of = self.admission.topology().namespaces_of(me);
+        self.readiness.retain(|namespace, _| member_of.contains(namespace));
+        for namespace in member_of {
             let founder = self
                 .topology
                 .namespace(namespace)
@@ -124,6 +127,14 @@ impl Process {
             }
         }
         self.wake_writer();
+    }
+
+    /// A peer's base has been merged and stored.
+    pub(super) fn note_base_stored(&mut self, peer: NodeNumber, namespace: NamespaceNumber) {
+        if let Some(Readiness::Backfilling(backfill)) = self.readiness.get_mut(&namespace) {
+            backfill.handle_base(peer);
+            self.wake_writer();
+        }
     }
 
     pub(super) fn advance_backfills(&mut self) -> Result<(), StorageError> {

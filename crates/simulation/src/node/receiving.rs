@@ -1,18 +1,21 @@
 //! What the streams of peers ask for: the logs that this node takes.
 
+use interlock_core::features::FEATURE_LEVEL;
 use interlock_core::identity::{LogName, Mark, NodeNumber};
 use interlock_core::limits::WINDOW_BYTES;
+use interlock_core::names::RegionName;
 use interlock_core::replication::frames::{
     Heartbeat, Hello, LogOffer, PROTOCOL_VERSION, ReceiverFrame, Welcome,
 };
 use interlock_core::replication::peer_receiver::{ReceiverAction, ReceiverDisconnect};
+use interlock_core::replication::rows::Row;
 use interlock_storage::StorageError;
 
 use crate::network::{Cargo, StreamNumber};
+use crate::planted_bug::PlantedBug;
 use crate::random::Random;
 
 use super::Process;
-use super::links::FEATURE_LEVEL;
 use super::messages::Output;
 use super::writing::{BackfillNews, Command};
 
@@ -34,10 +37,22 @@ impl Process {
             }
             ReceiverAction::PeerIntroduced(hello) => self.introduce(stream, &hello, random),
             ReceiverAction::PeerClock(_) => self.hear_heartbeat(stream),
+            ReceiverAction::PeerDigests(theirs) => {
+                if let Some(peer) = peer {
+                    self.compare_digests(peer, &theirs);
+                }
+            }
             ReceiverAction::Offered { peer, offers } => self.take_offers(stream, peer, offers),
             ReceiverAction::Submit(frame) => self.command(Command::Receive(stream, frame)),
-            ReceiverAction::SubmitHole(_) | ReceiverAction::BaseReceived(_) => {
-                self.incident("a hole, though nothing is ever trimmed".to_owned());
+            ReceiverAction::SubmitHole(hole) => {
+                let offered = self.inbound.get(&stream).map(|inbound| &inbound.offered);
+                let row = offered.and_then(|offered| offered.get(&hole.log)).cloned();
+                self.command(Command::ReceiveHole(stream, hole, row));
+            }
+            ReceiverAction::BaseReceived(base) => {
+                if let Some(peer) = peer {
+                    self.command(Command::MergeBase(stream, peer, base));
+                }
             }
             ReceiverAction::RelayedFact(fact) => {
                 if self.hear_as_receiver(stream, fact.opening.node, &fact.marks) {
@@ -73,7 +88,7 @@ impl Process {
         let marks: Vec<(LogName, Mark)> = self
             .durable
             .iter()
-            .filter(|(log, _)| self.topology.is_member(peer, log.namespace))
+            .filter(|(log, _)| self.topology.is_holder(peer, log.namespace))
             .map(|(log, held)| (*log, held.mark))
             .collect();
         let welcome = Welcome {
@@ -81,7 +96,7 @@ impl Process {
             member: self.me.clone(),
             topology_version: self.topology.version,
             marks: marks.clone(),
-            namespaces: Vec::new(),
+            namespaces: self.digests(peer),
             window_bytes: WINDOW_BYTES,
             feature_level: FEATURE_LEVEL,
             wall_clock: self.wall,
@@ -91,7 +106,11 @@ impl Process {
         inbound.ready = hello.namespaces.iter().map(|digest| digest.namespace).collect();
         inbound.acknowledged = marks.into_iter().map(|(log, mark)| (log, mark.m_id)).collect();
         inbound.receiver.accept(self.now, welcome);
-        self.sources.peer_connected(self.now, peer, hello.member.region.clone());
+        let region = match self.is(PlantedBug::SiblingsUnknown) {
+            true => RegionName::parse("elsewhere").expect("a good name"),
+            false => hello.member.region.clone(),
+        };
+        self.sources.peer_connected(self.now, peer, region);
     }
 
     fn take_offers(&mut self, stream: StreamNumber, peer: NodeNumber, offers: Vec<LogOffer>) {
@@ -100,7 +119,9 @@ impl Process {
             .into_iter()
             .filter(|offer| {
                 let namespace = offer.log.namespace;
-                self.is_member(me, namespace) && self.is_member(peer, namespace)
+                let takes =
+                    self.is_member(me, namespace) || self.is(PlantedBug::FilteredBySenderOnly);
+                takes && self.is_holder(peer, namespace)
             })
             .collect();
         if self.current_inbound.get(&peer) != Some(&stream) {
@@ -114,7 +135,10 @@ impl Process {
         let inbound = self.inbound.get_mut(&stream).expect("it has just acted");
         let new: Vec<(LogName, Mark)> = offers
             .iter()
-            .filter(|offer| inbound.examined.insert(offer.log))
+            .filter(|offer| {
+                let row = Row { log: offer.log, parents: offer.parents.clone() };
+                inbound.offered.insert(offer.log, row).is_none()
+            })
             .map(|offer| (offer.log, offer.tip))
             .collect();
         let ready = (!inbound.said_all && !inbound.ready.is_empty()).then(|| inbound.ready.clone());

@@ -1,5 +1,6 @@
 //! What our streams to peers ask for: the logs that this node serves.
 
+use bytes::Bytes;
 use interlock_core::identity::{ChainHash, LogName, Mark, MessageNumber, NodeNumber};
 use interlock_core::limits::MAX_FRAME_BYTES;
 use interlock_core::message::MessageHead;
@@ -7,6 +8,7 @@ use interlock_core::replication::frames::{Fact, Frame, Heartbeat, SenderFrame};
 use interlock_core::replication::peer_sender::{SenderAction, SenderDisconnect};
 use interlock_storage::{LogStorage, StorageError};
 
+use crate::history::Record;
 use crate::network::Cargo;
 use crate::planted_bug::PlantedBug;
 use crate::random::Random;
@@ -27,8 +29,11 @@ impl Process {
         match action {
             SenderAction::Transmit(frame) => self.transmit_to(peer, frame),
             SenderAction::TransmitHeartbeat => {
-                let wall_clock = self.wall;
-                self.transmit_to(peer, SenderFrame::Heartbeat(Heartbeat::at(wall_clock)));
+                let (wall_clock, namespaces) = (self.wall, self.settled_digests(peer));
+                self.transmit_to(
+                    peer,
+                    SenderFrame::Heartbeat(Heartbeat { wall_clock, namespaces }),
+                );
             }
             SenderAction::ReadAndSend {
                 log,
@@ -51,7 +56,17 @@ impl Process {
                 if self.hear_as_sender(peer, &welcome.marks) {
                     self.record_fact(&welcome.fact(), true);
                 }
+                let (machine, opening) = (self.machine, welcome.member.opening);
+                self.outputs.push(Output::Record(Record::Welcomed { machine, by: opening }));
+                self.compare_namespaces(peer, &welcome.namespaces);
                 self.command(Command::Examine(peer, welcome.marks));
+            }
+            SenderAction::Refused(refused) if self.is(PlantedBug::RefusedCountedAsHeld) => {
+                if let Some(opening) = self.welcomes.get(&peer).copied() {
+                    let mark = Mark { m_id: refused.through, hash: ChainHash::EMPTY };
+                    let marks = vec![(refused.log, mark)];
+                    self.record_fact(&Fact { opening, marks }, false);
+                }
             }
             SenderAction::PeerClock(_) | SenderAction::Refused(_) => {}
             SenderAction::Acknowledged(fact) => {
@@ -89,6 +104,14 @@ impl Process {
 
     fn read_and_send(&mut self, peer: NodeNumber, wish: &Wish) -> Result<(), StorageError> {
         let frame = self.read_frame(wish)?;
+        let missing = match &frame {
+            Some(_) => None,
+            None => self.storage.missing_from(&wish.log, wish.from)?,
+        };
+        if let Some(hole) = missing {
+            self.send_hole(peer, hole);
+            return Ok(());
+        }
         let Some(open) = open_of(&mut self.outbound, peer) else { return Ok(()) };
         let Some((frame, through)) = frame else {
             open.sender.handle_nothing_sent(self.now, &wish.log);
@@ -120,22 +143,40 @@ impl Process {
             last = Mark { m_id: message.m_id, hash: last.hash.then(&message.bytes) };
             sends.push(message.bytes);
         }
-        let stamp = sends.first().and_then(|send| MessageHead::decode(send).ok());
-        let age_milliseconds = match stamp {
-            Some(head) if log.origin == self.me.opening.node => {
-                self.wall.milliseconds_since(head.stamp.wall())
-            }
-            _ => 0,
-        };
+        let (age_milliseconds, last_age_milliseconds) = self.ages(&log, from, &sends, last.m_id)?;
         let frame = Frame {
             log,
             first_m_id: from,
             previous_hash,
             age_milliseconds,
-            last_age_milliseconds: 0,
+            last_age_milliseconds,
             sends,
         };
         Ok(Some((frame, last)))
+    }
+
+    /// How old the first and the last message of a frame are: what this node accepted
+    /// itself is as old as its stamp says, others' messages at least as old as the disk
+    /// knows.
+    fn ages(
+        &self,
+        log: &LogName,
+        from: MessageNumber,
+        sends: &[Bytes],
+        last: MessageNumber,
+    ) -> Result<(u64, u64), StorageError> {
+        if log.origin == self.me.opening.node {
+            let age = |send: Option<&Bytes>| {
+                let head = send.and_then(|send| MessageHead::decode(send).ok());
+                head.map_or(0, |head| self.wall.milliseconds_since(head.stamp.wall()))
+            };
+            return Ok((age(sends.first()), age(sends.last())));
+        }
+        let age = |m_id| {
+            let by = self.storage.accepted_by(log, m_id)?;
+            Ok(by.map_or(0, |by| self.wall.milliseconds_since(by)))
+        };
+        Ok((age(from)?, age(last)?))
     }
 
     /// The planted storm: what was acknowledged goes out once more.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use interlock_core::admission::AppendEntry;
-use interlock_core::identity::{LogName, Mark};
-use interlock_core::replication::frames::NackReason;
+use interlock_core::identity::{LogName, Mark, MessageNumber};
+use interlock_core::replication::frames::{Hole, NackReason};
 use interlock_core::replication::peer_receiver::SubmissionOutcome;
 use interlock_core::replication::rows::Row;
 use interlock_storage::{LogStorage, StorageError, Ticket};
@@ -21,6 +21,8 @@ use super::writing::Answer;
 pub(super) struct AppendedBatch {
     pub(super) ticket: Ticket,
     pub(super) entries: Vec<AppendEntry>,
+    /// A hole that the mark moves over, with the row of a log that is new.
+    pub(super) hole: Option<(Option<Row>, Hole)>,
     pub(super) answers: Vec<Answer>,
 }
 
@@ -34,12 +36,18 @@ pub(super) struct Sync {
 pub(super) struct DurableLog {
     pub(super) row: Row,
     pub(super) mark: Mark,
+    /// The last message that is not held: trimmed, or in a hole. From behind it on the
+    /// log is offered as whole.
+    pub(super) floor: MessageNumber,
 }
 
 impl Process {
     pub(super) fn begin_sync(&mut self, random: &mut Random) -> Result<(), StorageError> {
         if self.sync.is_some() || self.appended.is_empty() {
             return Ok(());
+        }
+        if self.is(PlantedBug::ProjectionAhead) {
+            self.project_unsynced()?;
         }
         let batches = std::mem::take(&mut self.appended);
         let needed = batches.last().map_or(Ticket::ZERO, |batch| batch.ticket);
@@ -69,13 +77,16 @@ impl Process {
         let mut answers = Vec::new();
         let mut marks: BTreeMap<LogName, Mark> = BTreeMap::new();
         for mut batch in batches {
-            answers.extend(batch.answers);
+            answers.append(&mut batch.answers);
+            if let Some((row, hole)) = batch.hole.take() {
+                self.enter(row);
+                let log = self.durable.get_mut(&hole.log).expect("a row comes with its log");
+                (log.mark, log.floor) = (hole.through, hole.through.m_id);
+                marks.insert(hole.log, hole.through);
+                self.project_hole(&hole);
+            }
             for entry in &mut batch.entries {
-                if let Some(row) = entry.row.take() {
-                    let mark = Mark { m_id: row.first_m_id().previous(), hash: row.start_hash() };
-                    self.journal.enter(&row);
-                    self.durable.entry(entry.log).or_insert(DurableLog { row, mark });
-                }
+                self.enter(entry.row.take());
                 let log = self.durable.get_mut(&entry.log);
                 log.expect("a row comes with its first message").mark = entry.mark();
                 marks.insert(entry.log, entry.mark());
@@ -97,6 +108,14 @@ impl Process {
             self.wake_writer();
         }
         self.release(answers);
+    }
+
+    fn enter(&mut self, row: Option<Row>) {
+        let Some(row) = row else { return };
+        let mark = Mark { m_id: row.first_m_id().previous(), hash: row.start_hash() };
+        self.journal.enter(&row);
+        let floor = MessageNumber::ZERO;
+        self.durable.entry(row.log).or_insert(DurableLog { row, mark, floor });
     }
 
     pub(super) fn release(&mut self, answers: Vec<Answer>) {

@@ -15,6 +15,8 @@ use super::messages::Output;
 pub(super) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// Projections are stored at most this often.
 pub(super) const STORE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked what may be trimmed.
+pub(super) const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Process {
     pub(super) fn handle_timers(&mut self) -> Result<(), StorageError> {
@@ -33,6 +35,11 @@ impl Process {
                 _ => {}
             }
         }
+        if is_due(self.tell_links_at) {
+            self.tell_links_at = None;
+            self.tell_links();
+        }
+        self.greet_again();
         for inbound in self.inbound.values_mut() {
             if is_due(inbound.receiver.poll_timeout()) {
                 inbound.receiver.handle_timeout(now);
@@ -49,6 +56,21 @@ impl Process {
         if self.store_at <= now {
             self.store_at = now + STORE_INTERVAL;
             self.store_projections()?;
+        }
+        if is_due(self.base_page_at) {
+            self.base_page_at = None;
+            self.send_base_pages()?;
+        }
+        if is_due(self.projector_at) {
+            self.projector_at = None;
+            self.run_projector()?;
+        }
+        if is_due(self.departures_at) {
+            self.look_at_departures()?;
+        }
+        if self.trim_at <= now {
+            self.trim_at = now + TRIM_INTERVAL;
+            self.look_for_trims()?;
         }
         Ok(())
     }

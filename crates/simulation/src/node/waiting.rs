@@ -52,10 +52,14 @@ impl Process {
                 holders.intersection(&waiter.others).count()
             });
             let peers = holders.min().unwrap_or_default();
+            let namespace = waiter.names.first().map(|name| name.log.namespace);
+            let is_still_member =
+                |other: NodeNumber| namespace.is_some_and(|it| self.topology.is_member(other, it));
             let wanted = match waiter.level {
                 Level::Local => 0,
                 Level::Peers(peers) => peers,
-                Level::All => waiter.others.len(),
+                // Members that have left since are not waited for.
+                Level::All => waiter.others.iter().filter(|it| is_still_member(**it)).count(),
             };
             let is_reached = peers >= wanted;
             if is_reached {

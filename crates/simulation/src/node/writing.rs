@@ -1,16 +1,21 @@
 //! The log writer: decides about what clients ask and peers bring, in the order
 //! in which it came, and appends what came of it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use interlock_core::admission::{
-    AppendEntry, FrameOutcome, MarkFinding, PublishRefusal, Published,
+    AppendEntry, FrameOutcome, HoleOutcome, MarkFinding, PublishRefusal, Published,
 };
+use interlock_core::clock::WallTime;
 use interlock_core::identity::{
     ChainHash, LogName, Mark, MessageNumber, NamespaceNumber, NodeNumber,
 };
-use interlock_core::replication::frames::{Frame, LogOffer, NackReason};
+use interlock_core::replication::frames::{BaseEntries, Frame, Hole, LogOffer, Nack, NackReason};
 use interlock_core::replication::log_table::ChainHistory;
 use interlock_core::replication::peer_receiver::SubmissionOutcome;
+use interlock_core::replication::rows::Row;
 use interlock_storage::{AppendBatch, LogStorage, MemoryStorage, StorageError};
 
 use crate::history::Record;
@@ -23,13 +28,27 @@ use crate::requests::{
 
 use super::Process;
 use super::messages::Output;
+use super::planted::everywhere;
 use super::syncing::AppendedBatch;
 
 pub(super) enum Command {
     Request(Request),
     Receive(StreamNumber, Frame),
+    ReceiveHole(StreamNumber, Hole, Option<Row>),
+    MergeBase(StreamNumber, NodeNumber, BaseEntries),
+    BaseStored(NodeNumber, NamespaceNumber),
+    Trimmed(LogName, Mark),
     Examine(NodeNumber, Vec<(LogName, Mark)>),
     Backfill(Vec<NamespaceNumber>, BackfillNews),
+}
+
+/// What comes together before it is appended.
+#[derive(Default)]
+struct PendingBatch {
+    entries: Vec<AppendEntry>,
+    /// By when the received messages had been accepted by their origins.
+    accepted_by: BTreeMap<LogName, WallTime>,
+    answers: Vec<Answer>,
 }
 
 pub(super) enum BackfillNews {
@@ -73,25 +92,34 @@ impl Process {
         self.admission.handle_durable(&marks);
         self.advance_backfills()?;
 
-        let mut entries = Vec::new();
-        let mut answers = Vec::new();
+        let mut pending = PendingBatch::default();
         for command in std::mem::take(&mut self.commands) {
-            self.carry_out(command, random, &mut entries, &mut answers);
+            self.carry_out(command, random, &mut pending)?;
         }
+        self.append(pending)
+    }
+
+    /// Appends what has come together, in one write, and hands it to the syncer.
+    fn append(&mut self, pending: PendingBatch) -> Result<(), StorageError> {
+        let PendingBatch { entries, accepted_by, mut answers } = pending;
         if entries.is_empty() && answers.is_empty() {
             return Ok(());
         }
-        let batch = AppendBatch::new(self.wall, entries);
+        let batch = AppendBatch { accepted_by, ..AppendBatch::new(self.wall, entries) };
         // Recorded before: a write that fails may be on the disk all the same.
         for entry in &batch.entries {
-            self.outputs.push(Output::Record(Record::Appended {
-                machine: self.machine,
-                name: entry.name(),
-                hash: entry.hash,
-                row: entry.row.clone(),
-            }));
+            let (machine, name, hash) = (self.machine, entry.name(), entry.hash);
+            if entry.log.origin == self.me.opening.node {
+                let content = Record::Content { name, bytes: entry.bytes.clone() };
+                self.outputs.push(Output::Record(content));
+            }
+            let row = entry.row.clone();
+            self.outputs.push(Output::Record(Record::Appended { machine, name, hash, row }));
         }
         if !batch.entries.is_empty() {
+            let (machine, at) = (self.machine, self.wall);
+            let names = batch.entries.iter().map(|entry| entry.name()).collect();
+            self.outputs.push(Output::Record(Record::Arrived { machine, at, names }));
             self.ticket = self.storage.append(&batch)?;
         }
         if self.is(PlantedBug::AcknowledgedBeforeSync) {
@@ -104,7 +132,8 @@ impl Process {
                 inbound.receiver.handle_durable(self.now, &marks);
             }
         }
-        self.appended.push(AppendedBatch { ticket: self.ticket, entries: batch.entries, answers });
+        let (ticket, entries) = (self.ticket, batch.entries);
+        self.appended.push(AppendedBatch { ticket, entries, hole: None, answers });
         Ok(())
     }
 
@@ -112,17 +141,23 @@ impl Process {
         &mut self,
         command: Command,
         random: &mut Random,
-        entries: &mut Vec<AppendEntry>,
-        answers: &mut Vec<Answer>,
-    ) {
+        pending: &mut PendingBatch,
+    ) -> Result<(), StorageError> {
         match command {
             Command::Request(Request { name, body }) => {
-                answers.extend(self.decide(name, body, random, entries));
+                let answer = self.decide(name, body, random, &mut pending.entries);
+                pending.answers.extend(answer);
             }
             Command::Receive(stream, frame) => {
-                let outcome = self.receive(&frame, entries);
-                answers.push(Answer::Submission(stream, frame.log, outcome));
+                let outcome = self.receive(&frame, pending);
+                pending.answers.push(Answer::Submission(stream, frame.log, outcome));
             }
+            Command::ReceiveHole(stream, hole, row) => {
+                return self.receive_hole(stream, &hole, row.as_ref(), pending);
+            }
+            Command::MergeBase(stream, peer, base) => self.merge_base(stream, peer, base),
+            Command::BaseStored(peer, namespace) => self.note_base_stored(peer, namespace),
+            Command::Trimmed(log, floor) => self.admission.handle_trimmed(&log, floor),
             Command::Examine(peer, marks) => {
                 for (log, mark) in marks {
                     let history = StoredHistory(&self.storage);
@@ -138,6 +173,43 @@ impl Process {
             }
             Command::Backfill(namespaces, news) => self.take_backfill_news(&namespaces, &news),
         }
+        Ok(())
+    }
+
+    /// Moves a log's mark over a hole. The storage takes what precedes it first.
+    fn receive_hole(
+        &mut self,
+        stream: StreamNumber,
+        hole: &Hole,
+        row: Option<&Row>,
+        pending: &mut PendingBatch,
+    ) -> Result<(), StorageError> {
+        let history = StoredHistory(&self.storage);
+        let outcome = match self.admission.receive_hole(self.wall, hole, row, &history) {
+            HoleOutcome::Moved { row, hole } => {
+                self.append(std::mem::take(pending))?;
+                let Hole { log, from, through, .. } = hole;
+                let machine = self.machine;
+                let taken = Record::HoleTaken { machine, log, from, through, row: row.clone() };
+                self.outputs.push(Output::Record(taken));
+                self.ticket = self.storage.cross_hole(self.wall, row.as_ref(), &hole)?;
+                let appended = SubmissionOutcome::Appended;
+                self.appended.push(AppendedBatch {
+                    ticket: self.ticket,
+                    entries: Vec::new(),
+                    hole: Some((row, hole)),
+                    answers: vec![Answer::Submission(stream, log, appended)],
+                });
+                return Ok(());
+            }
+            HoleOutcome::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
+            HoleOutcome::Nack(nack) => self.refuse(nack),
+            HoleOutcome::Refused(refused) => {
+                SubmissionOutcome::Refused { version: refused.version }
+            }
+        };
+        pending.answers.push(Answer::Submission(stream, hole.log, outcome));
+        Ok(())
     }
 
     fn decide(
@@ -204,26 +276,25 @@ impl Process {
         (stored, None)
     }
 
-    fn receive(&mut self, frame: &Frame, entries: &mut Vec<AppendEntry>) -> SubmissionOutcome {
+    fn receive(&mut self, frame: &Frame, pending: &mut PendingBatch) -> SubmissionOutcome {
         let history = StoredHistory(&self.storage);
-        match self.admission.receive(self.wall, frame, &history) {
+        if self.is(PlantedBug::FilteredBySenderOnly) {
+            self.admission.set_topology(everywhere(&self.topology));
+        }
+        let outcome = self.admission.receive(self.wall, frame, &history);
+        if self.is(PlantedBug::FilteredBySenderOnly) {
+            self.admission.set_topology(Arc::clone(&self.topology));
+        }
+        match outcome {
             FrameOutcome::Appended { entries: new, .. } => {
-                entries.extend(new);
+                let by = self.wall.minus_milliseconds(frame.last_age_milliseconds);
+                let accepted_by = pending.accepted_by.entry(frame.log).or_insert(by);
+                *accepted_by = by.max(*accepted_by);
+                pending.entries.extend(new);
                 SubmissionOutcome::Appended
             }
             FrameOutcome::AlreadyHeld { .. } => SubmissionOutcome::AlreadyHeld,
-            FrameOutcome::Nack(nack) => {
-                if nack.reason == NackReason::Invalid {
-                    self.incident(format!("invalid frame of {}: {}", nack.log, nack.detail));
-                } else if nack.reason == NackReason::ContentDiffers {
-                    self.conflict(nack.log, nack.detail.clone());
-                }
-                SubmissionOutcome::Nack {
-                    expected: nack.expected,
-                    reason: nack.reason,
-                    detail: nack.detail,
-                }
-            }
+            FrameOutcome::Nack(nack) => self.refuse(nack),
             FrameOutcome::Refused(refused) => {
                 SubmissionOutcome::Refused { version: refused.version }
             }
@@ -232,6 +303,16 @@ impl Process {
                 SubmissionOutcome::Dropped
             }
         }
+    }
+
+    fn refuse(&mut self, nack: Nack) -> SubmissionOutcome {
+        let Nack { log, expected, reason, detail } = nack;
+        if reason == NackReason::Invalid {
+            self.incident(format!("invalid frame of {log}: {detail}"));
+        } else if reason == NackReason::ContentDiffers {
+            self.conflict(log, detail.clone());
+        }
+        SubmissionOutcome::Nack { expected, reason, detail }
     }
 }
 

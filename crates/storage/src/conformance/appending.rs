@@ -162,3 +162,76 @@ pub(crate) fn a_clock_set_back_is_never_too_late<D: TestDisk>() {
     assert_eq!(before(90_001), m_id(1_800));
     assert_eq!(before(91_501), m_id(2_100));
 }
+
+/// Ages go on from the acceptance that the origin stated, not from the arrival here.
+pub(crate) fn ages_go_on_from_acceptance<D: TestDisk>() {
+    let mut disk = D::new();
+    let (mut storage, _) = disk.open();
+    let mut own = TestLog::new(log_name(1, 1, 7));
+    let mut theirs = TestLog::new(log_name(1, 2, 7));
+    for second in 1..=5_u64 {
+        let arrived_at = WallTime::new(100_000 + second * 10_000);
+        let mut entries = own.push_many(300, 20);
+        entries.extend(theirs.push_many(300, 20));
+        let accepted_by = [(theirs.name(), WallTime::new(second * 10_000))].into();
+        let batch = AppendBatch { arrived_at, accepted_by, entries };
+        storage.append(&batch).expect("appended");
+    }
+    storage.sync().expect("synced");
+    for is_reopened in [false, true] {
+        if is_reopened {
+            disk.kill(storage);
+            storage = disk.open().0;
+        }
+        let accepted_before = |log: &TestLog, at| {
+            storage.accepted_before(&log.name(), WallTime::new(at)).expect("readable")
+        };
+        let accepted_by = |log: &TestLog, number| {
+            let at = storage.accepted_by(&log.name(), m_id(number)).expect("readable");
+            at.map(WallTime::get)
+        };
+        assert_eq!(accepted_before(&theirs, 30_001), m_id(900));
+        assert_eq!(accepted_before(&theirs, 10_000), m_id(0));
+        assert_eq!(accepted_before(&own, 30_001), m_id(0));
+        assert_eq!(accepted_before(&own, 130_001), m_id(900));
+        assert_eq!(accepted_by(&theirs, 900), Some(30_000));
+        assert_eq!(accepted_by(&own, 900), Some(130_000));
+        assert_eq!(accepted_by(&theirs, 1_501), None, "it is not there");
+        let arrived = storage.arrived_before(&theirs.name(), WallTime::new(130_001));
+        assert_eq!(arrived, Ok(m_id(900)), "arrival is this node's");
+    }
+}
+
+/// No time is kept behind the first of it: it grows old all the same.
+pub(crate) fn a_burst_that_nothing_follows_grows_old<D: TestDisk>() {
+    let mut disk = D::new();
+    let (mut storage, _) = disk.open();
+    let mut log = TestLog::new(log_name(1, 1, 7));
+    for (messages, arrived_at) in [(10, 5_000), (100, 5_400), (50, 5_900)] {
+        append_at(&storage, &mut log, messages, arrived_at);
+    }
+    storage.sync().expect("synced");
+    let name = log.name();
+    let before = |storage: &D::Storage, at| {
+        let arrived = storage.arrived_before(&name, WallTime::new(at)).expect("readable");
+        let accepted = storage.accepted_before(&name, WallTime::new(at)).expect("readable");
+        (arrived, accepted)
+    };
+    for _ in 0..2 {
+        assert_eq!(before(&storage, 5_999), (m_id(10), m_id(10)));
+        assert_eq!(before(&storage, 6_000), (m_id(160), m_id(160)));
+        disk.kill(storage);
+        storage = disk.open().0;
+    }
+    // Its only kept time goes with a trim: what is left is not younger than the floor.
+    storage.trim(&name, m_id(50)).expect("trimmed");
+    for _ in 0..2 {
+        assert_eq!(before(&storage, 6_000), (m_id(0), m_id(50)));
+        assert_eq!(before(&storage, 7_000), (m_id(160), m_id(160)));
+        disk.kill(storage);
+        storage = disk.open().0;
+    }
+    append_at(&storage, &mut log, 1, 9_500);
+    assert_eq!(before(&storage, 9_500), (m_id(50), m_id(50)), "one time stands for all of them");
+    assert_eq!(before(&storage, 9_501), (m_id(161), m_id(161)));
+}

@@ -7,8 +7,10 @@ use interlock_core::identity::{LogName, Mark};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::scrubbing::scrub_all;
 use super::{TestDisk, check_log, m_id};
-use crate::contract::{AppendBatch, LogStorage, Recovery};
+use crate::contract::{AppendBatch, LogStorage};
+use crate::opening_outcome::Recovery;
 use crate::test_logs::{TestLog, log_name};
 
 const LOGS: usize = 4;
@@ -128,4 +130,6 @@ fn play<D: TestDisk>(steps: &[Step]) {
         }
     }
     model.check(&storage);
+    let (_, _, findings) = scrub_all(&storage, 10_000);
+    assert_eq!(findings, []);
 }

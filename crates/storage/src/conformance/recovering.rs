@@ -3,7 +3,8 @@
 use interlock_core::identity::{Incarnation, MemberOpening, NodeNumber};
 
 use super::{TestDisk, append, check_log, check_recovery, m_id};
-use crate::contract::{LogStorage, OpenError, OpenOptions, Recovery};
+use crate::contract::LogStorage;
+use crate::opening_outcome::{OpenError, OpenOptions, Recovery};
 use crate::test_logs::{TestLog, log_name};
 
 pub(crate) fn an_empty_disk_has_nothing<D: TestDisk>() {

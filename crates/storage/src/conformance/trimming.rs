@@ -37,6 +37,16 @@ pub(crate) fn a_trimmed_log_begins_at_its_floor<D: TestDisk>() {
     assert_eq!(storage.chain_hash_at(&name, m_id(549)), Ok(None));
     let first = storage.read(&name, m_id(1), m_id(1_000), 0).expect("readable");
     assert_eq!(first[0].m_id, m_id(551));
+    assert_eq!(recovery.logs[0].last_missing, floor.m_id);
+    let missing = |from| storage.missing_from(&name, m_id(from)).expect("readable");
+    let below = missing(1).expect("it is trimmed");
+    assert_eq!((below.from, below.through), (m_id(1), floor));
+    assert_eq!(missing(551), None, "the first that is held");
+    assert_eq!(missing(2_000), None, "not there yet");
+    let bytes = |through| storage.bytes_through(&name, m_id(through)).expect("readable");
+    assert_eq!(bytes(550), 0, "nothing below the floor counts");
+    assert_eq!(bytes(1_005), size);
+    assert!(bytes(700) > 0 && bytes(700) < bytes(900));
 
     let before = |at| storage.arrived_before(&name, WallTime::new(at)).expect("readable");
     assert_eq!(before(50_001), m_id(0), "the floor may have arrived later");
@@ -117,8 +127,16 @@ pub(crate) fn holes_are_crossed<D: TestDisk>() {
             assert_eq!(opened.1.cut, []);
             assert_eq!(opened.1.logs[0].mark, log.mark());
             assert_eq!(opened.1.logs[0].last_stamp, log.stamp_at(log.mark().m_id));
+            assert_eq!(opened.1.logs[0].last_missing, log.mark().m_id, "the last hole's end");
+            assert_eq!(opened.1.logs[0].floor, log.start(), "nothing is trimmed");
             storage = opened.0;
         }
+        let missing = |from| storage.missing_from(&name, m_id(from)).expect("readable");
+        for (from, through) in [(301, 700), (500, 700), (701, 710)] {
+            let hole = missing(from).expect("in a hole");
+            assert_eq!(hole.through, log.mark_at(m_id(through)), "from {from}");
+        }
+        assert_eq!((missing(300), missing(711)), (None, None));
         let numbers = |from: u64| {
             let read = storage.read(&name, m_id(from), m_id(9_999), NO_LIMIT).expect("readable");
             read.into_iter().map(|message| message.m_id.get()).collect::<Vec<_>>()

@@ -15,6 +15,7 @@ pub(crate) mod message_run;
 pub(crate) mod next_log_number;
 pub(crate) mod opening;
 pub(crate) mod projection;
+pub(crate) mod removal;
 pub(crate) mod retired_openings;
 pub(crate) mod row;
 pub(crate) mod segment_checkpoint;
@@ -40,6 +41,7 @@ pub(crate) mod meta_tag {
     pub(crate) const FACT: u8 = 0x09;
     pub(crate) const SEGMENT_CHECKPOINT: u8 = 0x0a;
     pub(crate) const RETIRED_OPENINGS: u8 = 0x0b;
+    pub(crate) const REMOVAL: u8 = 0x0c;
 }
 
 /// The tags of the `sparse` table.

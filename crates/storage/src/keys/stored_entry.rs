@@ -3,8 +3,8 @@
 
 use super::{
     FieldReader, Malformed, arrival, chain_point, checkpoint_mark, fact, floor, format_version,
-    hole, message_run, meta_tag, next_log_number, opening, projection, retired_openings, row,
-    segment_checkpoint, segment_start, sparse_log_number, sparse_tag,
+    hole, message_run, meta_tag, next_log_number, opening, projection, removal, retired_openings,
+    row, segment_checkpoint, segment_start, sparse_log_number, sparse_tag,
 };
 use crate::engine::Table;
 
@@ -38,6 +38,7 @@ fn read_meta(key: &[u8], value: &[u8]) -> Result<(), Malformed> {
         meta_tag::HOLE => _ = (hole::decode_key(key)?, hole::decode(value)?),
         meta_tag::FACT => _ = fact::decode(key, value)?,
         meta_tag::SEGMENT_CHECKPOINT => _ = segment_checkpoint::decode(value)?,
+        meta_tag::REMOVAL => _ = removal::decode(value)?,
         meta_tag::RETIRED_OPENINGS => _ = retired_openings::decode(key, value)?,
         _ => {}
     }

@@ -27,7 +27,8 @@ pub enum Loss {
 /// good; what survives a kill is in the page cache still, and the next cut takes
 /// it unless the opening has made it durable.
 pub(super) fn crash(state: &mut DiskState, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
-    let unsynced = std::mem::take(&mut state.unsynced);
+    let mut unsynced = std::mem::take(&mut state.lingering);
+    unsynced.append(&mut state.unsynced);
     let count = unsynced.len();
     let mut in_page_cache = Vec::new();
     let kept: Vec<Vec<Operation>> = match loss {

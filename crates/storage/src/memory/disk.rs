@@ -9,7 +9,7 @@ use interlock_core::identity::{LogName, Mark, MessageName};
 
 use super::crash::{self, Loss};
 use crate::contract::Space;
-use crate::engine::Table;
+use crate::engine::{EngineError, Table};
 use crate::keys::{message_run, row};
 
 /// A disk in memory. Handles share it; it outlives the storages opened on it.
@@ -84,12 +84,16 @@ pub(super) struct DiskState {
     pub(super) unsynced: Vec<Vec<Operation>>,
     /// Written to projections and not flushed.
     pub(super) unflushed: Vec<Vec<Operation>>,
+    /// Visible, and never made durable by any sync: an opening's flaw.
+    pub(super) lingering: Vec<Vec<Operation>>,
     pub(super) durable_marks: Vec<(LogName, Mark)>,
     /// Rises with each crash and each opening: older handles are dead.
     pub(super) generation: u64,
     pub(super) is_open: bool,
-    pub(super) fails_next_write: bool,
-    pub(super) fails_next_sync: bool,
+    /// How many writes are taken before one fails; none fails without.
+    pub(super) writes_until_failure: Option<usize>,
+    /// The same of syncs.
+    pub(super) syncs_until_failure: Option<usize>,
 }
 
 impl MemoryDisk {
@@ -110,6 +114,13 @@ impl MemoryDisk {
         crash::crash(&mut state, loss, choose);
         state.generation += 1;
         state.is_open = false;
+    }
+
+    /// What survived a kill so far is not reached by any sync.
+    pub(super) fn leave_survivors_unsynced(&self) {
+        let mut state = self.state();
+        let survivors = std::mem::take(&mut state.unsynced);
+        state.lingering.extend(survivors);
     }
 
     /// A copy of what is on the disk now, as copying the data folder of a stopped
@@ -164,12 +175,22 @@ impl MemoryDisk {
 
     /// The next write fails, and may have been stored or not.
     pub fn fail_next_write(&self) {
-        self.state().fails_next_write = true;
+        self.fail_write_after(0);
+    }
+
+    /// The same of the write that comes after so many.
+    pub(crate) fn fail_write_after(&self, writes: usize) {
+        self.state().writes_until_failure = Some(writes);
     }
 
     /// The next sync fails.
     pub fn fail_next_sync(&self) {
-        self.state().fails_next_sync = true;
+        self.fail_sync_after(0);
+    }
+
+    /// The sync that comes after so many fails.
+    pub(crate) fn fail_sync_after(&self, syncs: usize) {
+        self.state().syncs_until_failure = Some(syncs);
     }
 
     /// The marks that are kept beside the database.
@@ -184,7 +205,27 @@ impl MemoryDisk {
 }
 
 impl DiskState {
+    /// Counts a write, which may be the one to fail.
+    pub(super) fn count_write(&mut self) -> Result<(), EngineError> {
+        count_down(&mut self.writes_until_failure, "the write failed")
+    }
+
+    /// Counts a sync, which may be the one to fail.
+    pub(super) fn count_sync(&mut self) -> Result<(), EngineError> {
+        count_down(&mut self.syncs_until_failure, "the sync failed")
+    }
+
     pub(super) fn space(&self) -> Space {
         Space { free_bytes: u64::MAX, used_bytes: self.visible.bytes }
+    }
+}
+
+fn count_down(until_failure: &mut Option<usize>, failure: &str) -> Result<(), EngineError> {
+    match until_failure.take() {
+        Some(0) => Err(EngineError::Failed(failure.to_owned())),
+        left => {
+            *until_failure = left.map(|left| left - 1);
+            Ok(())
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::MutexGuard;
 use bytes::Bytes;
 use interlock_core::identity::{LogName, Mark};
 
+use super::OpeningFlaw;
 use super::disk::{DiskState, MemoryDisk, Operation};
 use crate::contract::Space;
 use crate::engine::{Engine, EngineError, ScanFrom, Table, Visit};
@@ -15,18 +16,19 @@ use crate::engine::{Engine, EngineError, ScanFrom, Table, Visit};
 pub struct MemoryEngine {
     disk: MemoryDisk,
     generation: u64,
+    flaw: Option<OpeningFlaw>,
 }
 
 impl MemoryEngine {
     /// Takes the disk; `None` while another handle has it.
-    pub(super) fn attach(disk: &MemoryDisk) -> Option<Self> {
+    pub(super) fn attach(disk: &MemoryDisk, flaw: Option<OpeningFlaw>) -> Option<Self> {
         let mut state = disk.state();
         if state.is_open {
             return None;
         }
         state.is_open = true;
         state.generation += 1;
-        Some(Self { disk: disk.clone(), generation: state.generation })
+        Some(Self { disk: disk.clone(), generation: state.generation, flaw })
     }
 
     fn state(&self) -> Result<MutexGuard<'_, DiskState>, EngineError> {
@@ -48,10 +50,7 @@ impl MemoryEngine {
         } else {
             state.unflushed.push(batch)
         }
-        if std::mem::take(&mut state.fails_next_write) {
-            return Err(EngineError::Failed("the write failed".to_owned()));
-        }
-        Ok(())
+        state.count_write()
     }
 }
 
@@ -94,9 +93,7 @@ impl Engine for MemoryEngine {
 
     fn sync(&self) -> Result<(), EngineError> {
         let mut state = self.state()?;
-        if std::mem::take(&mut state.fails_next_sync) {
-            return Err(EngineError::Failed("the sync failed".to_owned()));
-        }
+        state.count_sync()?;
         for operation in std::mem::take(&mut state.unsynced).iter().flatten() {
             state.durable.apply(operation);
         }
@@ -172,12 +169,22 @@ impl Engine for MemoryEngine {
         self.state().map(|_| ())
     }
 
+    fn erase(&self, _: Table, _: &[u8], _: &[u8]) -> Result<(), EngineError> {
+        self.state().map(|_| ())
+    }
+
     fn store_durable_marks(&self, marks: &[(LogName, Mark)]) -> Result<(), EngineError> {
-        self.state()?.durable_marks = marks.to_vec();
+        let mut state = self.state()?;
+        state.count_write()?;
+        state.durable_marks = marks.to_vec();
         Ok(())
     }
 
     fn space(&self) -> Result<Space, EngineError> {
         Ok(self.state()?.space())
+    }
+
+    fn flaw(&self) -> Option<OpeningFlaw> {
+        self.flaw
     }
 }

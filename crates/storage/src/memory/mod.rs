@@ -5,6 +5,8 @@ mod crash;
 mod disk;
 mod engine;
 #[cfg(test)]
+mod scrubbing_tests;
+#[cfg(test)]
 mod tests;
 
 use interlock_core::identity::{LogName, Mark};
@@ -13,14 +15,26 @@ use std::collections::BTreeMap;
 pub use crash::Loss;
 pub use disk::MemoryDisk;
 
-use crate::contract::{DamageFinding, OpenError, OpenOptions, Recovery};
 use crate::engine::EngineError;
 use crate::log_storage::Storage;
 use crate::opening::{WalkError, walk};
+use crate::opening_outcome::{DamageFinding, OpenError, OpenOptions, Recovery};
 use engine::MemoryEngine;
 
 /// The log storage on a [`MemoryDisk`].
 pub type MemoryStorage = Storage<MemoryEngine>;
+
+/// What an opening can be made to do wrong.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpeningFlaw {
+    /// A log is kept though what it goes on from is not held.
+    ParentsUnchecked,
+    /// What a kill left in the page cache stays there, whatever is synced later.
+    SurvivorsUnsynced,
+    /// Projections may be stored ahead of what is durable, and nobody looks for it.
+    ProjectionsUnchecked,
+}
 
 const FOLDER: &str = "a disk in memory";
 
@@ -35,7 +49,17 @@ impl MemoryStorage {
         disk: &MemoryDisk,
         options: OpenOptions,
     ) -> Result<(Self, Recovery), OpenError> {
-        let engine = MemoryEngine::attach(disk)
+        Self::open_flawed(disk, options, None)
+    }
+
+    /// The same with a flaw, so that what looks for it can be tested.
+    #[doc(hidden)]
+    pub fn open_flawed(
+        disk: &MemoryDisk,
+        options: OpenOptions,
+        flaw: Option<OpeningFlaw>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let engine = MemoryEngine::attach(disk, flaw)
             .ok_or_else(|| OpenError::Locked { folder: FOLDER.to_owned() })?;
         let durable: BTreeMap<LogName, Mark> = disk.durable_marks().into_iter().collect();
         let mut walked = walk(&engine, &durable).map_err(open_error)?;
@@ -44,8 +68,16 @@ impl MemoryStorage {
         } else if !walked.findings.is_empty() {
             return Err(damaged(walked.findings));
         }
+        if flaw == Some(OpeningFlaw::SurvivorsUnsynced) {
+            disk.leave_survivors_unsynced();
+        }
         walked.settle(&engine).map_err(|error| open_error(error.into()))?;
-        Self::after_walk(engine, walked).map_err(|error| open_error(error.into()))
+        let opened = Self::after_walk(engine, walked);
+        let (storage, mut recovery) = opened.map_err(|error| open_error(error.into()))?;
+        if flaw == Some(OpeningFlaw::ProjectionsUnchecked) {
+            recovery.projections_ahead.clear();
+        }
+        Ok((storage, recovery))
     }
 }
 

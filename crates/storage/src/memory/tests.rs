@@ -3,20 +3,22 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{
     Incarnation, LogName, Mark, MemberOpening, MessageName, MessageNumber, NodeNumber,
 };
 use proptest::prelude::*;
 
-use crate::conformance::{TestDisk, conformance_suite};
-use crate::contract::{
-    AppendBatch, CutLog, CutReason, DamageFinding, LogStorage, OpenError, OpenOptions, Recovery,
-    StorageError,
-};
+use crate::conformance::cutting::{self, Filled};
+use crate::conformance::removing::{GONE, check_removed, fill};
+use crate::conformance::{TestDisk, check_recovery, conformance_suite};
+use crate::contract::{AppendBatch, LogStorage, StorageError};
 use crate::engine::Table;
-use crate::keys::{LogNumber, message_run, row, sparse_log_number};
+use crate::keys::{LogNumber, message_run, removal, row, sparse_log_number};
+use crate::memory::disk::Operation;
 use crate::memory::{Loss, MemoryDisk, MemoryStorage};
+use crate::opening_outcome::{CutLog, CutReason, DamageFinding, OpenError, OpenOptions, Recovery};
 use crate::test_logs::{TestLog, log_name};
 
 impl TestDisk for MemoryDisk {
@@ -99,6 +101,25 @@ fn messages_that_no_start_leads_to_are_removed() {
         let kept = recovered(&recovery, &log);
         assert_eq!(kept, (!is_new_log).then(|| log.mark_at(MessageNumber::new(10))));
         check_no_stray_keys(&disk, &recovery);
+    }
+}
+
+/// Of a write a crash leaves a part: never a message without the time of its arrival,
+/// which would be that of what came before.
+#[test]
+fn messages_that_a_crash_leaves_have_their_time() {
+    for kept in 0..4 {
+        let disk = MemoryDisk::new();
+        let (storage, _) = MemoryStorage::open(&disk).expect("empty");
+        let mut log = TestLog::new(log_name(1, 1, 9));
+        append(&storage, &mut log, 1);
+        storage.sync().expect("synced");
+        let late = AppendBatch::new(WallTime::new(9_000), log.push_many(1, 20));
+        storage.append(&late).expect("appended");
+        disk.crash(Loss::SuffixPerLog, &mut |count| kept.min(count));
+        let (storage, _) = MemoryStorage::open(&disk).expect("an honest crash");
+        let arrived = storage.arrived_before(&log.name(), WallTime::new(5_000));
+        assert_eq!(arrived.expect("readable"), MessageNumber::new(1), "{kept} operations kept");
     }
 }
 
@@ -378,4 +399,106 @@ fn a_failed_handle_refuses_everything() {
         let mark = recovered(&recovery, &log).expect("ten were synced").m_id;
         assert!(mark >= m_id(10));
     }
+}
+
+/// What a crash leaves of writes and syncs that failed.
+const FAILURES: [(bool, Loss); 4] = [
+    (false, Loss::Nothing),
+    (false, Loss::Unsynced),
+    (true, Loss::Nothing),
+    (true, Loss::Unsynced),
+];
+
+/// Does something to a disk again and again, of which each time another write fails, or
+/// another sync, until none does. `check` is shown what the next opening finds.
+fn fail_each_in_turn<T>(
+    least_writes: usize,
+    prepare: impl Fn(&MemoryStorage) -> T,
+    change: impl Fn(&MemoryStorage, &T) -> Result<(), StorageError>,
+    check: impl Fn(&MemoryDisk, T),
+) {
+    for (is_sync, loss) in FAILURES {
+        for failing in 0.. {
+            let disk = MemoryDisk::new();
+            let (storage, _) = MemoryStorage::open(&disk).expect("empty");
+            let prepared = prepare(&storage);
+            if is_sync {
+                disk.fail_sync_after(failing);
+            } else {
+                disk.fail_write_after(failing);
+            }
+            let outcome = change(&storage, &prepared);
+            drop(storage);
+            disk.crash(loss, &mut |_| 0);
+            let mut state = disk.state();
+            (state.writes_until_failure, state.syncs_until_failure) = (None, None);
+            drop(state);
+            check(&disk, prepared);
+            match outcome {
+                Ok(()) => {
+                    assert!(is_sync || failing >= least_writes, "{failing} writes");
+                    break;
+                }
+                Err(error) => {
+                    assert!(matches!(error, StorageError::UnknownOutcome { .. }), "{error}");
+                }
+            }
+        }
+    }
+}
+
+/// Whatever write of a removal is the last one, the next opening finds no damage, and
+/// removes the rest.
+#[test]
+fn a_removal_that_was_cut_short_is_done_again() {
+    let check = |disk: &MemoryDisk, (first, _, stays): (TestLog, TestLog, TestLog)| {
+        let (storage, recovery) = MemoryStorage::open(disk).expect("nothing is damaged");
+        assert!(matches!(recovery.logs.len(), 1 | 3), "all of it is removed at once");
+        assert_eq!(recovery.cut, []);
+        storage.remove_namespace(GONE).expect("removed");
+        check_removed(&storage, &first, &stays);
+        let tables = disk.state().visible.clone();
+        assert_eq!(tables.table(Table::Meta).get(&removal::key(GONE)[..]), None);
+    };
+    // The note, the marks, the projections, the logs, and the note again.
+    fail_each_in_turn(5, fill, |storage, _| storage.remove_namespace(GONE), check);
+}
+
+/// What is looked at is what was removed, not what points to it.
+#[test]
+fn messages_that_a_removal_leaves_are_found() {
+    let disk = MemoryDisk::new();
+    let (storage, _) = MemoryStorage::open(&disk).expect("empty");
+    fill(&storage);
+    let before = disk.state().visible.clone();
+    let removal = storage.delete_namespace(GONE).expect("deleted");
+    let is_of_it = |key: &&Vec<u8>| {
+        message_run::decode_key(key).is_ok_and(|(_, log, _)| removal.logs.contains(&log))
+    };
+    let key = before.table(Table::Log).keys().find(is_of_it).expect("it had messages").clone();
+    let left = Operation::Put { table: Table::Log, key, value: Bytes::from_static(b"left") };
+    disk.state().visible.apply(&left);
+    let refused = storage.remove_namespace(GONE).expect_err("something is left");
+    assert!(matches!(refused, StorageError::NotRemoved { .. }), "{refused}");
+    assert!(refused.to_string().contains("messages of the log"), "{refused}");
+}
+
+/// Whatever write of a cut is the last one, the next opening finds no damage, and cuts
+/// the rest.
+#[test]
+fn a_cut_that_was_cut_short_is_done_again() {
+    let keep = MessageNumber::new(300);
+    let check = |disk: &MemoryDisk, filled: Filled| {
+        let (storage, recovery) = MemoryStorage::open(disk).expect("nothing is damaged");
+        assert!(matches!(recovery.logs.len(), 3 | 5), "all of it is taken at once");
+        assert_eq!(recovery.cut, []);
+        storage.cut_ends(&[(filled.named.name(), keep)]).expect("cut");
+        drop(storage);
+        let (_storage, recovery) = MemoryStorage::open(disk).expect("nothing is damaged");
+        check_recovery(&recovery, &[&filled.named.up_to(keep), &filled.early_child, &filled.other]);
+    };
+    let cut =
+        |storage: &MemoryStorage, filled: &Filled| storage.cut_ends(&[(filled.named.name(), keep)]);
+    // The marks, the directory, the logs.
+    fail_each_in_turn(3, cutting::fill, cut, check);
 }

@@ -4,8 +4,9 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::contract::{OpenError, Space};
+use crate::contract::Space;
 use crate::durable_marks::sync_folder;
+use crate::opening_outcome::OpenError;
 
 const LOCK: &str = "lock";
 const DATABASE: &str = "database";
@@ -17,8 +18,20 @@ const DAMAGED: &str = "database.damaged";
 #[derive(Debug)]
 pub(super) struct DataFolder {
     path: PathBuf,
-    /// The lock goes with the file, also when the process is killed.
-    _lock: File,
+    /// The lock goes with the file, also when the process is killed. None where there is
+    /// no such file, and the folder is only looked at.
+    lock: Option<File>,
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child that this process has just begun has it
+        // open too, until it runs its own program.
+        if let Some(lock) = &self.lock {
+            // The close that follows is what is left to try.
+            let _ = lock.unlock();
+        }
+    }
 }
 
 impl DataFolder {
@@ -32,13 +45,23 @@ impl DataFolder {
         let lock_path = path.join(LOCK);
         let opened = File::options().create(true).truncate(false).write(true).open(&lock_path);
         let lock = opened.map_err(file_error("create the lock file", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => {
-                Err(OpenError::Locked { folder: path.display().to_string() })
-            }
-            Err(TryLockError::Error(error)) => Err(file_error("lock", &lock_path)(error)),
+        take_lock(path, &lock)?;
+        Ok(Self { path: path.to_owned(), lock: Some(lock) })
+    }
+
+    /// Takes the lock of a folder to look at it: creates nothing.
+    pub(super) fn lock_to_look(path: &Path) -> Result<Self, OpenError> {
+        let lock_path = path.join(LOCK);
+        let lock = match File::open(&lock_path) {
+            Ok(lock) => Some(lock),
+            // Nobody can have it open.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(file_error("read the lock file", &lock_path)(error)),
+        };
+        if let Some(lock) = &lock {
+            take_lock(path, lock)?;
         }
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -144,6 +167,16 @@ pub(super) enum FolderContent {
     WithoutCurrent,
     /// A database.
     Database,
+}
+
+fn take_lock(folder: &Path, lock: &File) -> Result<(), OpenError> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err(OpenError::Locked { folder: folder.display().to_string() })
+        }
+        Err(TryLockError::Error(error)) => Err(file_error("lock", &folder.join(LOCK))(error)),
+    }
 }
 
 /// Whether a file of RocksDB's, by its name, may hold what was written.

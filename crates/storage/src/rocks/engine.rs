@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use interlock_core::identity::{LogName, Mark};
 use rocksdb::{
-    ColumnFamily, DBWithThreadMode, ErrorKind, FlushOptions, ReadOptions, SingleThreaded,
-    WriteBatch, WriteOptions,
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DBWithThreadMode, ErrorKind,
+    FlushOptions, ReadOptions, SingleThreaded, WriteBatch, WriteOptions,
 };
 
 use super::data_folder::DataFolder;
@@ -107,6 +107,42 @@ impl RocksEngine {
         self.family_if_there(table).expect("what is opened to write has every table")
     }
 
+    /// Shows the entries of a table between two keys, read in the way that the
+    /// options say.
+    fn scan_with(
+        &self,
+        mut options: ReadOptions,
+        table: Table,
+        from: ScanFrom<'_>,
+        lower: &[u8],
+        upper: &[u8],
+        visit: Visit<'_>,
+    ) -> Result<(), EngineError> {
+        let Some(family) = self.family_if_there(table).filter(|_| lower < upper) else {
+            return Ok(());
+        };
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
+        let mut iterator = self.database.raw_iterator_cf_opt(family, options);
+        match from {
+            ScanFrom::LowerBound => iterator.seek(lower),
+            ScanFrom::AtOrBefore(at) => {
+                iterator.seek_for_prev(at);
+                if !iterator.valid() {
+                    iterator.status().map_err(engine_error)?;
+                    iterator.seek(lower);
+                }
+            }
+        }
+        while let Some((key, value)) = iterator.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(engine_error)
+    }
+
     fn writing(&self) -> Result<&Writing, EngineError> {
         let read_only = || EngineError::Failed("the database is open for reading only".to_owned());
         self.writing.as_ref().ok_or_else(read_only)
@@ -185,30 +221,21 @@ impl Engine for RocksEngine {
         upper: &[u8],
         visit: Visit<'_>,
     ) -> Result<(), EngineError> {
-        let Some(family) = self.family_if_there(table).filter(|_| lower < upper) else {
-            return Ok(());
-        };
+        self.scan_with(ReadOptions::default(), table, from, lower, upper, visit)
+    }
+
+    fn scan_once(
+        &self,
+        table: Table,
+        from: ScanFrom<'_>,
+        lower: &[u8],
+        upper: &[u8],
+        visit: Visit<'_>,
+    ) -> Result<(), EngineError> {
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(lower);
-        options.set_iterate_upper_bound(upper);
-        let mut iterator = self.database.raw_iterator_cf_opt(family, options);
-        match from {
-            ScanFrom::LowerBound => iterator.seek(lower),
-            ScanFrom::AtOrBefore(at) => {
-                iterator.seek_for_prev(at);
-                if !iterator.valid() {
-                    iterator.status().map_err(engine_error)?;
-                    iterator.seek(lower);
-                }
-            }
-        }
-        while let Some((key, value)) = iterator.item() {
-            if visit(key, value).is_break() {
-                return Ok(());
-            }
-            iterator.next();
-        }
-        iterator.status().map_err(engine_error)
+        options.fill_cache(false);
+        options.set_verify_checksums(true);
+        self.scan_with(options, table, from, lower, upper, visit)
     }
 
     fn last_at_or_before(
@@ -230,6 +257,16 @@ impl Engine for RocksEngine {
 
     fn release(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), EngineError> {
         self.database.delete_file_in_range_cf(self.family(table), from, to).map_err(engine_error)
+    }
+
+    fn erase(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), EngineError> {
+        let family = self.family(table);
+        self.database.flush_cf(family).map_err(engine_error)?;
+        let mut options = CompactOptions::default();
+        // Files of the last level too, but none that this has just written.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        self.database.compact_range_cf_opt(family, Some(from), Some(to), &options);
+        Ok(())
     }
 
     fn store_durable_marks(&self, marks: &[(LogName, Mark)]) -> Result<(), EngineError> {

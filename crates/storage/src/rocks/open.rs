@@ -17,11 +17,11 @@ use super::data_folder::{DataFolder, FolderContent, file_error};
 use super::engine::{RocksEngine, engine_error};
 use super::options::{Replay, RocksOptions};
 use super::write_ahead_check::first_damage;
-use crate::contract::{CutLog, CutReason, DamageFinding, OpenError, Recovery};
 use crate::durable_marks::{self, DurableMarksError, DurableMarksFile, sync_folder};
 use crate::engine::{Engine as _, EngineError, Table};
 use crate::keys::format_version;
 use crate::opening::{WalkError, Walked, walk};
+use crate::opening_outcome::{CutLog, CutReason, DamageFinding, OpenError, Recovery};
 use crate::recovering::copy_kept;
 
 type Marks = BTreeMap<LogName, Mark>;
@@ -52,6 +52,43 @@ impl RocksStorage {
             FolderContent::Nothing | FolderContent::WithoutCurrent => {
                 Err(opening.missing_database(content))
             }
+        }
+    }
+}
+
+impl RocksStorage {
+    /// Looks at the database in a data folder as an opening does, and changes nothing:
+    /// what is damaged of it. A tail that was never synced is no damage.
+    pub fn examine(path: impl AsRef<Path>) -> Result<Vec<DamageFinding>, OpenError> {
+        let folder = DataFolder::lock_to_look(path.as_ref())?;
+        match look_into(folder) {
+            Ok(()) => Ok(Vec::new()),
+            Err(OpenError::Damaged { findings, .. }) => Ok(findings),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn look_into(folder: DataFolder) -> Result<(), OpenError> {
+    let options = RocksOptions::default();
+    let content = folder.content()?;
+    let (_, durable) = read_durable_marks(&folder, content, &options)?;
+    // It is under another name where a recovery was interrupted.
+    let is_there = !durable.is_empty() || folder.recovered().exists();
+    let opening = Opening { folder, durable, options };
+    match content {
+        FolderContent::Database => {
+            let walked = opening.look(Replay::PointInTime)?;
+            match walked.findings.is_empty() {
+                true => Ok(()),
+                false => Err(damaged(&opening.folder, opening.with_file(walked.findings))),
+            }
+        }
+        FolderContent::Nothing if !is_there => {
+            Err(OpenError::NoDatabase { folder: opening.label() })
+        }
+        FolderContent::Nothing | FolderContent::WithoutCurrent => {
+            Err(opening.missing_database(content))
         }
     }
 }

@@ -5,8 +5,8 @@ use rocksdb::{
     WriteBufferManager,
 };
 
-use crate::contract::OpenOptions;
 use crate::engine::Table;
+use crate::opening_outcome::OpenOptions;
 
 const MEBIBYTE: usize = 1024 * 1024;
 

@@ -16,6 +16,12 @@ pub(super) async fn one(at: &mut Scene<'_>) {
 }
 
 pub(super) async fn all(at: &mut Scene<'_>) {
+    all_at_once(at).await;
+    start_all(at).await;
+}
+
+/// Kills every push-node under load, none before another.
+pub(super) async fn all_at_once(at: &mut Scene<'_>) {
     let region = at.region();
     let before = at.random.random_range(1..100);
     at.load.progress(region, before).await;
@@ -24,6 +30,9 @@ pub(super) async fn all(at: &mut Scene<'_>) {
         let _ = at.mesh.see_durable(region).await;
     }
     REGIONS.iter().for_each(|region| at.mesh.kill_at_once(region));
+}
+
+pub(super) async fn start_all(at: &mut Scene<'_>) {
     for region in REGIONS {
         at.mesh.start_node(region).await;
     }

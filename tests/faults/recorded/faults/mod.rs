@@ -7,6 +7,7 @@ mod bit_flip;
 mod disk_error;
 mod full_disk;
 mod kill;
+mod leave;
 mod old_copy;
 mod partition;
 mod pause;
@@ -43,10 +44,11 @@ pub(crate) enum Fault {
     BitFlip,
     WipedDisk,
     OldCopy,
+    LeaveAndReturn,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Kill,
         Self::KillAll,
         Self::KillGateway,
@@ -64,6 +66,7 @@ impl Fault {
         Self::BitFlip,
         Self::WipedDisk,
         Self::OldCopy,
+        Self::LeaveAndReturn,
     ];
 
     /// As people choose it.
@@ -86,6 +89,7 @@ impl Fault {
             Self::BitFlip => "bit-flip",
             Self::WipedDisk => "wiped-disk",
             Self::OldCopy => "old-copy",
+            Self::LeaveAndReturn => "leave-and-return",
         }
     }
 
@@ -133,6 +137,7 @@ impl Fault {
             Self::BitFlip => bit_flip::one(at).await,
             Self::WipedDisk => wiped_disk::one(at).await,
             Self::OldCopy => old_copy::one(at).await,
+            Self::LeaveAndReturn => leave::and_return(at).await,
         }
     }
 }

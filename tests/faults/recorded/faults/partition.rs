@@ -2,8 +2,6 @@
 //! alone, two that hear each other only through the third, one direction only,
 //! and a link that comes and goes.
 
-use std::time::Duration;
-
 use interlock_core::identity::LogName;
 use rand::RngExt as _;
 use tonic::Status;
@@ -55,9 +53,10 @@ pub(super) async fn flapping(at: &mut Scene<'_>) {
         if both_ways {
             cut(at, other, victim);
         }
-        tokio::time::sleep(Duration::from_millis(at.random.random_range(50..700))).await;
+        let (cut_for, whole_for) = (at.random.random_range(1..40), at.random.random_range(1..20));
+        at.load.progress(victim, cut_for).await;
         at.mesh.network.mend_all();
-        tokio::time::sleep(Duration::from_millis(at.random.random_range(20..400))).await;
+        at.load.progress(other, whole_for).await;
     }
 }
 

@@ -1,7 +1,6 @@
-//! SIGSTOP for seconds, then SIGCONT: a node that neither answers nor goes away.
+//! SIGSTOP, and SIGCONT much later: a node that neither answers nor goes away.
 
 use std::process::Command;
-use std::time::Duration;
 
 use rand::RngExt as _;
 use xtask::mesh::Mesh;
@@ -10,12 +9,10 @@ use super::Scene;
 
 pub(super) async fn one(at: &mut Scene<'_>) {
     let (victim, others) = at.choose();
-    let (before, meanwhile) = (at.random.random_range(1..50), at.random.random_range(1..100));
-    let pause = Duration::from_millis(at.random.random_range(1000..6000));
+    let (before, meanwhile) = (at.random.random_range(1..50), at.random.random_range(50..600));
     at.load.progress(victim, before).await;
     let process = at.mesh.processes.process_number(&Mesh::push_node(victim)).expect("it runs");
     signal("-STOP", process);
-    tokio::time::sleep(pause).await;
     at.load.progress(others[0], meanwhile).await;
     signal("-CONT", process);
     at.load.progress(victim, 1).await;

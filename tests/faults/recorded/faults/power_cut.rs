@@ -4,7 +4,7 @@
 use rand::RngExt as _;
 use xtask::mesh::REGIONS;
 
-use super::Scene;
+use super::{Scene, kill};
 use crate::disk::Loss;
 
 pub(super) async fn one(at: &mut Scene<'_>) {
@@ -18,18 +18,9 @@ pub(super) async fn one(at: &mut Scene<'_>) {
 }
 
 pub(super) async fn all(at: &mut Scene<'_>) {
-    let region = at.region();
-    let before = at.random.random_range(1..100);
-    at.load.progress(region, before).await;
-    for region in REGIONS {
-        // What it says before all of them go is less than what it has, no more.
-        let _ = at.mesh.see_durable(region).await;
-    }
-    REGIONS.iter().for_each(|region| at.mesh.kill_at_once(region));
+    kill::all_at_once(at).await;
     REGIONS.iter().for_each(|region| cut_power(at, region));
-    for region in REGIONS {
-        at.mesh.start_node(region).await;
-    }
+    kill::start_all(at).await;
 }
 
 /// Of a node whose process has been killed.

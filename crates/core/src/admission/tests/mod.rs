@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::identity::{
-    ChainHash, FencingToken, Incarnation, MessageName, MessageNumber, NodeNumber,
+    ChainHash, FeatureLevel, FencingToken, Incarnation, MessageName, MessageNumber, NodeNumber,
     PublisherSequence, SessionId, TopologyVersion,
 };
 use crate::message::{Message, PublisherPosition};
@@ -51,6 +51,7 @@ fn topology() -> Arc<Topology> {
         client_address: String::new(),
         state: NodeState::Active,
         fencing_token: FencingToken::new(0),
+        feature_level: FeatureLevel::new(1),
     };
     let namespace = |number: NamespaceNumber, group: &str| Namespace {
         number,
@@ -59,6 +60,7 @@ fn topology() -> Arc<Topology> {
         disk_cap_bytes: 0,
         retention: Retention::default(),
         founders: vec![Founder { node: NodeNumber::new(1), opened: false }],
+        leaving: Vec::new(),
     };
     let group = |number: u32, name: &str, regions: &[u32]| Group {
         number: GroupNumber::new(number),

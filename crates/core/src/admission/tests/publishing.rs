@@ -205,6 +205,34 @@ fn a_newer_topology_takes_effect_at_once() {
     assert_eq!(message.topology_version.number, 3);
 }
 
+/// What a repair took off is published again also where the node is leaving: nobody else
+/// has it. Nothing else is, and nothing where it holds nothing any more.
+#[test]
+fn what_is_brought_back_is_published_by_a_holder() {
+    let mut member = Member::new(1, 11);
+    member.create(NARROW, "news").unwrap();
+    let mut leaving = (*topology()).clone();
+    leaving.version.number = 2;
+    leaving.groups[1].regions.remove(0);
+    let mut left = leaving.clone();
+    left.version.number = 3;
+    leaving.namespaces[1].leaving = vec![NodeNumber::new(1)];
+    member.admission.set_topology(Arc::new(leaving));
+    assert_eq!(member.publish(NARROW, "news", "x"), Err(PublishRefusal::NotMember(NARROW)));
+    let now = member.now;
+    let mut bring_back = |standing| {
+        let session = member.admission.open_session_as(standing, now, NARROW, [9; 16], None);
+        let publication = publication(NARROW, "news", "x");
+        (session.is_ok(), member.admission.publish_as(standing, now, publication).is_ok())
+    };
+    assert_eq!(bring_back(Standing::Member), (false, false));
+    assert_eq!(bring_back(Standing::Holder), (true, true));
+    member.admission.set_topology(Arc::new(left));
+    let publication = publication(NARROW, "news", "x");
+    let refused = member.admission.publish_as(Standing::Holder, now, publication);
+    assert_eq!(refused.map(drop), Err(PublishRefusal::NotMember(NARROW)));
+}
+
 /// A channel that only evidence names takes publications, with that epoch and
 /// version.
 #[test]

@@ -21,7 +21,7 @@ use crate::identity::{LogName, NamespaceNumber};
 use super::{ChannelHash, Presence, SegmentNumber};
 use crate::projection::key_parts::{KeyError, KeyReader, KeyWriter};
 
-const TAG: u8 = 2;
+pub(super) const TAG: u8 = 2;
 
 /// The key of a segment's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

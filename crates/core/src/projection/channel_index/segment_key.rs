@@ -19,7 +19,7 @@ use crate::identity::{LogName, NamespaceNumber};
 use super::{ChannelHash, SegmentNumber};
 use crate::projection::key_parts::{KeyError, KeyReader, KeyWriter};
 
-const TAG: u8 = 1;
+pub(super) const TAG: u8 = 1;
 /// Behind the tag and the namespace.
 const HASH_AT: usize = 1 + 4;
 const HASH_BYTES: usize = 8;

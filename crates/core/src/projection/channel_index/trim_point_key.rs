@@ -16,7 +16,7 @@ use crate::identity::{LogName, NamespaceNumber};
 use super::ChannelHash;
 use crate::projection::key_parts::{KeyError, KeyReader, KeyWriter};
 
-const TAG: u8 = 3;
+pub(super) const TAG: u8 = 3;
 
 /// The key of a trim point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,8 +3,10 @@
 use crate::projection::ChannelIndex;
 use crate::projection::channel_index::{
     ChannelHash, IndexedSegment, SEGMENT_MESSAGES, contents_through, decode_segment,
-    decode_trim_point, is_within_floor, join_segments, segments_before, trim_points,
+    decode_trim_point, is_within_floor, join_segments, segments_before, trim_point_key,
+    trim_points,
 };
+use crate::replication::frames::TrimPoint;
 
 use super::*;
 
@@ -43,6 +45,7 @@ impl Node {
         ProjectedLog {
             log: one(),
             floor: MessageNumber::new(self.floor),
+            last_missing: MessageNumber::new(self.floor),
             held: MessageNumber::new(held),
         }
     }
@@ -56,7 +59,18 @@ impl Node {
             .into_iter()
             .filter(|(key, _)| is_within_floor(key, floor).expect("an index key"))
             .collect();
-        self.index.trim(&one(), floor, stored).expect("stored by this layout");
+        let moved = self.index.trim(&one(), floor, stored).expect("stored by this layout");
+        for point in moved {
+            self.merge(&point);
+        }
+    }
+
+    /// As a driver does it.
+    fn merge(&mut self, point: &TrimPoint) {
+        let held = self.storage.pairs.get(&trim_point_key(point)).map(|value| {
+            decode_trim_point(&trim_point_key(point), value).expect("an index pair").m_id
+        });
+        self.index.merge_trim_point(point, held);
     }
 
     /// The segments of a channel that begin before a message, newest first.
@@ -283,4 +297,23 @@ fn logs_and_namespaces_are_apart() {
             .len()
     };
     assert_eq!((points(1), points(2), points(3)), (3, 1, 0));
+}
+
+/// A base told of messages that are still held here: trimming some of them takes nothing
+/// back of what it said.
+#[test]
+fn a_trim_does_not_move_a_trim_point_back() {
+    let mut node = Node::new();
+    for m_id in 1..=20 {
+        node.publish(m_id, CHANNELS[0]);
+    }
+    let channel = ChannelHash::of(CHANNELS[0]);
+    node.merge(&TrimPoint { log: one(), channel, m_id: MessageNumber::new(11) });
+    node.store();
+    node.trim(2);
+    node.store();
+    assert_eq!(node.trim_point(CHANNELS[0]), 11);
+    node.trim(15);
+    node.store();
+    assert_eq!(node.trim_point(CHANNELS[0]), 15);
 }

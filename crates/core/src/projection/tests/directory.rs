@@ -48,7 +48,11 @@ fn found(messages: &[(MessageName, Message)], floor: u64) -> Vec<ProjectedLog> {
         logs.insert(name.log, name.m_id);
     }
     let floor = MessageNumber::new(floor);
-    logs.into_iter().map(|(log, held)| ProjectedLog { log, floor: floor.min(held), held }).collect()
+    let found = |(log, held): (LogName, MessageNumber)| {
+        let floor = floor.min(held);
+        ProjectedLog { log, floor, last_missing: floor, held }
+    };
+    logs.into_iter().map(found).collect()
 }
 
 proptest! {

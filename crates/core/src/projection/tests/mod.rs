@@ -2,6 +2,7 @@
 
 mod channel_index;
 mod directory;
+mod keys;
 mod openings;
 mod publishers;
 

@@ -1,13 +1,17 @@
 //! Whether what is stored can be used, and positions.
 
-use crate::projection::{DirectoryProjection, LayoutVersion, ProjectionOpening, opening_of};
+use crate::projection::{
+    ChannelIndex, DirectoryProjection, LayoutVersion, ProjectionOpening, PublishersProjection,
+    opening_of, trimmable_through,
+};
 
 use super::*;
 
 const LAYOUT: LayoutVersion = LayoutVersion::new(3);
 
 fn found(log: LogName, floor: u64, held: u64) -> ProjectedLog {
-    ProjectedLog { log, floor: MessageNumber::new(floor), held: MessageNumber::new(held) }
+    let (floor, held) = (MessageNumber::new(floor), MessageNumber::new(held));
+    ProjectedLog { log, floor, last_missing: floor, held }
 }
 
 #[test]
@@ -80,4 +84,59 @@ fn a_position_behind_a_floor_goes_on_from_the_floor() {
     stored.store(&mut projection);
     let loaded: DirectoryProjection = stored.load(&[found(one, 5, 9)]).expect("stored just now");
     assert_eq!(loaded.position_of(&one), MessageNumber::new(5));
+}
+
+/// A hole in the middle of a log: what was stored of the base that came with it is
+/// all that is left of its messages.
+#[test]
+fn what_a_hole_left_is_kept_when_all_is_built_again() {
+    let one = log(1, 0, 1, 1);
+    let (mut stored, mut projection) = (Stored::default(), DirectoryProjection::default());
+    for (m_id, channel) in [(1, "early"), (2, "lost")] {
+        let name = at(one, m_id);
+        projection.apply(&name, &publication(name, channel, b"").head());
+    }
+    stored.store(&mut projection);
+    let whole = found(one, 0, 3);
+    let with_hole = ProjectedLog { last_missing: MessageNumber::new(2), ..whole };
+    for (log, kept) in [(whole, false), (with_hole, true)] {
+        let built: DirectoryProjection = stored.clone().rebuild(&[log]).expect("it is readable");
+        let directory = built.directory(one.namespace);
+        let holds = directory.is_some_and(|directory| directory.get("lost").is_some());
+        assert_eq!(holds, kept);
+        assert_eq!(built.position_of(&one), MessageNumber::ZERO, "what is held is applied");
+    }
+}
+
+#[test]
+fn nothing_is_trimmed_that_a_projection_has_not_seen() {
+    let me = NodeNumber::new(1);
+    let (own, other) = (log(1, 0, 1, 1), log(1, 0, 2, 1));
+    let mut directories = DirectoryProjection::default();
+    let mut publishers = PublishersProjection::default();
+    publishers.set_origin(me);
+    let mut index = ChannelIndex::default();
+    let through = |directories: &DirectoryProjection,
+                   publishers: &PublishersProjection,
+                   index: &ChannelIndex| {
+        let through = |log| {
+            let wished = MessageNumber::new(9);
+            trimmable_through(me, log, wished, directories, publishers, index).get()
+        };
+        (through(&own), through(&other))
+    };
+    for log in [own, other] {
+        directories.skip(&log, MessageNumber::new(7));
+        publishers.skip(&log, MessageNumber::new(5));
+    }
+    assert_eq!(through(&directories, &publishers, &index), (0, 0), "the index has seen nothing");
+    index.skip(&own, MessageNumber::new(20));
+    index.skip(&other, MessageNumber::new(20));
+    // Others' sessions are none of this node's.
+    assert_eq!(through(&directories, &publishers, &index), (5, 7));
+    let beyond = at(other, 8);
+    let mut message = publication(beyond, "a", b"");
+    message.kind = MessageKind::Unknown(77);
+    directories.apply(&beyond, &message.head());
+    assert_eq!(through(&directories, &publishers, &index), (5, 7), "it may be understood later");
 }

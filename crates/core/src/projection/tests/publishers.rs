@@ -346,7 +346,7 @@ fn logs_of_others_have_no_part() {
     let (floor, held) = (MessageNumber::new(9), MessageNumber::new(9));
     node.projection = node
         .storage
-        .load(&[ProjectedLog { log: name.log, floor, held }])
+        .load(&[ProjectedLog { log: name.log, floor, last_missing: floor, held }])
         .expect("stored by this layout");
     node.projection.set_origin(NodeNumber::new(ORIGIN));
     assert_eq!(node.projection.position().positions, []);

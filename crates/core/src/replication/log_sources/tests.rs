@@ -32,6 +32,16 @@ fn log() -> LogName {
     .log(Incarnation::new(7).expect("not zero"))
 }
 
+/// A log as a peer offers it that has all of it.
+fn offered(log: LogName, tip: u64) -> LogOffer {
+    LogOffer {
+        log,
+        parents: Vec::new(),
+        tip: Mark { m_id: MessageNumber::new(tip), hash: ChainHash::EMPTY },
+        floor: MessageNumber::ZERO,
+    }
+}
+
 /// The node under test, with what its receivers would be told kept as a set of
 /// servers, so that two at once are noticed.
 struct Node {
@@ -56,13 +66,7 @@ impl Node {
     }
 
     fn offer(&mut self, now: u64, peer: u32, tip: u64) {
-        let offer = LogOffer {
-            log: log(),
-            parents: Vec::new(),
-            tip: Mark { m_id: MessageNumber::new(tip), hash: ChainHash::EMPTY },
-            floor: MessageNumber::ZERO,
-        };
-        assert!(self.sources.peer_offered(at(now), node(peer), &offer));
+        assert!(self.sources.peer_offered(at(now), node(peer), &offered(log(), tip)));
         self.drain();
     }
 
@@ -214,12 +218,7 @@ fn a_stalled_origin_is_not_taken_back_once_we_are_level() {
 fn logs_beyond_those_kept_of_a_peer_are_told() {
     let mut me = Node::new();
     me.connect(0, FAR);
-    let mut offer = LogOffer {
-        log: log(),
-        parents: Vec::new(),
-        tip: Mark { m_id: MessageNumber::new(1), hash: ChainHash::EMPTY },
-        floor: MessageNumber::ZERO,
-    };
+    let mut offer = offered(log(), 1);
     for opening in 1..=MAX_LOGS_PER_PEER as u64 {
         offer.log.incarnation = Incarnation::new(opening).expect("not zero");
         assert!(me.sources.peer_offered(at(0), node(FAR), &offer));
@@ -289,13 +288,7 @@ fn our_own_log_is_wanted_from_nobody_but_our_former_ones_are() {
         .log(Incarnation::new(incarnation).expect("not zero"))
     };
     for (incarnation, server) in [(3, None), (2, Some(node(FAR)))] {
-        let offer = LogOffer {
-            log: own(incarnation),
-            parents: Vec::new(),
-            tip: Mark { m_id: MessageNumber::new(5), hash: ChainHash::EMPTY },
-            floor: MessageNumber::ZERO,
-        };
-        assert!(me.sources.peer_offered(at(0), node(FAR), &offer));
+        assert!(me.sources.peer_offered(at(0), node(FAR), &offered(own(incarnation), 5)));
         assert_eq!(me.sources.server_of(&own(incarnation)), server);
     }
 }
@@ -310,12 +303,7 @@ fn a_log_with_a_parent_is_wanted_from_its_first_number() {
         m_id: MessageNumber::new(40),
         hash: ChainHash::EMPTY,
     };
-    let offer = LogOffer {
-        log: log(),
-        parents: vec![parent],
-        tip: Mark { m_id: MessageNumber::new(45), hash: ChainHash::EMPTY },
-        floor: MessageNumber::ZERO,
-    };
+    let offer = LogOffer { parents: vec![parent], ..offered(log(), 45) };
     assert!(me.sources.peer_offered(at(0), node(ORIGIN), &offer));
     me.drain();
     assert_eq!(me.wanted, Some((ORIGIN, 41)));
@@ -339,12 +327,7 @@ fn who_still_has_it_goes_before_the_origin() {
     let mut me = Node::new();
     for (peer, floor) in [(ORIGIN, 5), (FAR, 0)] {
         me.connect(0, peer);
-        let offer = LogOffer {
-            log: log(),
-            parents: Vec::new(),
-            tip: Mark { m_id: MessageNumber::new(10), hash: ChainHash::EMPTY },
-            floor: MessageNumber::new(floor),
-        };
+        let offer = LogOffer { floor: MessageNumber::new(floor), ..offered(log(), 10) };
         assert!(me.sources.peer_offered(at(0), node(peer), &offer));
         me.drain();
     }
@@ -358,12 +341,7 @@ fn who_still_has_it_goes_before_the_origin() {
     // Nobody has what we lack: then from one that has trimmed it.
     let mut other = Node::new();
     other.connect(0, ORIGIN);
-    let offer = LogOffer {
-        log: log(),
-        parents: Vec::new(),
-        tip: Mark { m_id: MessageNumber::new(10), hash: ChainHash::EMPTY },
-        floor: MessageNumber::new(5),
-    };
+    let offer = LogOffer { floor: MessageNumber::new(5), ..offered(log(), 10) };
     assert!(other.sources.peer_offered(at(0), node(ORIGIN), &offer));
     other.drain();
     assert_eq!(other.wanted, Some((ORIGIN, 1)));
@@ -377,28 +355,28 @@ fn log_carried_by(carrier: u32) -> LogName {
     carried.next().expect("each carries about half")
 }
 
+/// A node to which the origin, far away, and a node of its own region offer a log.
+fn offered_from_near_and_far(log: LogName) -> LogSources {
+    let mut sources = Node::new().sources;
+    for (peer, place) in [(ORIGIN, "far"), (SIBLING, "here")] {
+        sources.peer_connected(at(0), node(peer), region(place));
+        assert!(sources.peer_offered(at(0), node(peer), &offered(log, 10)));
+    }
+    sources
+}
+
 /// One of the region's nodes takes a log over the WAN, the others take it from there:
 /// also while they are level, for that is where what is new comes from.
 #[test]
 fn one_copy_of_a_log_comes_into_a_region() {
     for (carrier, expected) in [(SIBLING, SIBLING), (ME, ORIGIN)] {
         let log = log_carried_by(carrier);
-        let mut sources = Node::new().sources;
-        let offer = |tip| LogOffer {
-            log,
-            parents: Vec::new(),
-            tip: Mark { m_id: MessageNumber::new(tip), hash: ChainHash::EMPTY },
-            floor: MessageNumber::ZERO,
-        };
-        for (peer, place) in [(ORIGIN, "far"), (SIBLING, "here")] {
-            sources.peer_connected(at(0), node(peer), region(place));
-            assert!(sources.peer_offered(at(0), node(peer), &offer(10)));
-        }
+        let mut sources = offered_from_near_and_far(log);
         assert_eq!(sources.server_of(&log), Some(node(expected)), "carried by {carrier}");
         sources.mark_appended(at(10), &log, MessageNumber::new(10));
         assert_eq!(sources.server_of(&log), Some(node(expected)), "level");
         // The carrier stalls while the origin has more: then straight from there.
-        assert!(sources.peer_offered(at(20), node(ORIGIN), &offer(20)));
+        assert!(sources.peer_offered(at(20), node(ORIGIN), &offered(log, 20)));
         if let Some(due) = sources.poll_timeout() {
             sources.handle_timeout(due);
         }
@@ -416,6 +394,37 @@ fn one_copy_of_a_log_comes_into_a_region() {
     }
 }
 
+/// A carrier that takes the log from us has lost the origin: it is not waited for, not
+/// even now and then, until it takes the log from elsewhere again.
+#[test]
+fn a_carrier_that_takes_the_log_from_us_carries_nothing() {
+    let log = log_carried_by(SIBLING);
+    let mut sources = offered_from_near_and_far(log);
+    sources.mark_appended(at(10), &log, MessageNumber::new(10));
+    assert_eq!(sources.server_of(&log), Some(node(SIBLING)));
+    sources.peer_takes(at(20), node(SIBLING), &log, true);
+    assert_eq!(sources.server_of(&log), Some(node(ORIGIN)));
+    for tip in 11..=20 {
+        let now = at(10_000 * tip);
+        assert!(sources.peer_offered(now, node(ORIGIN), &offered(log, tip)));
+        sources.mark_appended(now, &log, MessageNumber::new(tip));
+        assert!(sources.peer_offered(now, node(SIBLING), &offered(log, tip)), "it has it from us");
+        assert_eq!(sources.server_of(&log), Some(node(ORIGIN)), "level");
+        assert_eq!(sources.poll_timeout(), None);
+    }
+    let now = at(300_000);
+    sources.peer_takes(now, node(SIBLING), &log, false);
+    assert_eq!(sources.server_of(&log), Some(node(SIBLING)), "it has the origin again");
+    sources.peer_takes(now, node(SIBLING), &log, true);
+    sources.peer_takes_nothing(now, node(SIBLING));
+    assert_eq!(sources.server_of(&log), Some(node(SIBLING)), "our stream to it is over");
+    // What it has more of comes from it all the same.
+    sources.peer_takes(now, node(SIBLING), &log, true);
+    sources.peer_disconnected(now, node(ORIGIN));
+    assert!(sources.peer_offered(now, node(SIBLING), &offered(log, 30)));
+    assert_eq!(sources.server_of(&log), Some(node(SIBLING)));
+}
+
 /// A log of our own region is taken from its origin by everybody.
 #[test]
 fn nobody_carries_a_log_of_the_region() {
@@ -423,13 +432,7 @@ fn nobody_carries_a_log_of_the_region() {
     let mut sources = Node::new().sources;
     for peer in [ORIGIN, SIBLING] {
         sources.peer_connected(at(0), node(peer), region("here"));
-        let offer = LogOffer {
-            log,
-            parents: Vec::new(),
-            tip: Mark { m_id: MessageNumber::new(10), hash: ChainHash::EMPTY },
-            floor: MessageNumber::ZERO,
-        };
-        assert!(sources.peer_offered(at(0), node(peer), &offer));
+        assert!(sources.peer_offered(at(0), node(peer), &offered(log, 10)));
     }
     assert_eq!(sources.server_of(&log), Some(node(ORIGIN)));
 }

@@ -7,8 +7,8 @@ use thiserror::Error;
 use crate::clock::WallTime;
 use crate::identity::{MessageNumber, NodeNumber, TopologyVersion};
 use crate::replication::frames::{
-    BaseEntries, Fact, Frame, Hello, Hole, LogOffer, NackReason, PROTOCOL_VERSION, ReceiverFrame,
-    Refused,
+    BaseEntries, Fact, Frame, Hello, Hole, LogOffer, NackReason, NamespaceDigest, PROTOCOL_VERSION,
+    ReceiverFrame, Refused,
 };
 use crate::replication::timing::SILENCE_LIMIT;
 use crate::topology::Topology;
@@ -59,6 +59,9 @@ pub enum ReceiverAction {
     PeerIntroduced(Hello),
     /// The peer's wall clock, to notice clocks that are far off.
     PeerClock(WallTime),
+    /// What the peer's logs and channels come to, of namespaces that are quiet there:
+    /// to be compared with what is held here.
+    PeerDigests(Vec<NamespaceDigest>),
     /// The peer can serve these logs.
     Offered {
         /// The peer.

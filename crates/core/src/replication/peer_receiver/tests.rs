@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::WallTime;
 use crate::identity::ChainHash;
-use crate::replication::frames::{BaseEntries, Fact, Heartbeat, Offer};
+use crate::replication::frames::{BaseEntries, Fact, Heartbeat, NamespaceDigest, Offer};
 use crate::replication::specimens::{
     RECEIVER, SENDER, ServedLog, at, hello, log_of, number, opening, welcome,
 };
@@ -201,6 +201,26 @@ fn a_pause_of_our_own_is_not_the_peers_silence() {
     driver.wait(60_000);
     driver.receiver.handle_timeout(driver.now);
     assert_eq!(driver.actions(), [ReceiverAction::TransmitHeartbeat]);
+}
+
+/// What a heartbeat says of namespaces is compared once the peer is accepted.
+#[test]
+fn digests_of_an_accepted_peer_are_compared() {
+    let digest = NamespaceDigest { namespace: log().namespace, tips: [1; 16], state: [2; 16] };
+    let wall_clock = WallTime::new(5);
+    let beat = SenderFrame::Heartbeat(Heartbeat { wall_clock, namespaces: vec![digest] });
+    let clock = ReceiverAction::PeerClock(wall_clock);
+    let mut driver = Driver::established(Vec::new());
+    driver.hear(SenderFrame::Heartbeat(Heartbeat::at(wall_clock)));
+    assert_eq!(driver.actions(), std::slice::from_ref(&clock), "one that says nothing of them");
+    driver.hear(beat.clone());
+    assert_eq!(driver.actions(), [clock.clone(), ReceiverAction::PeerDigests(vec![digest])]);
+
+    let mut driver = Driver::new();
+    driver.hear(SenderFrame::Hello(hello(opening(SENDER, 1))));
+    driver.actions();
+    driver.hear(beat);
+    assert_eq!(driver.actions(), [clock], "nobody knows yet whether it may speak");
 }
 
 /// METHOD M10: new messages go to the writer; durable, they are acknowledged.

@@ -120,8 +120,10 @@ impl PeerSender {
 
     /// A log that the peer may have is new here or has moved, durably. The
     /// driver leaves out the logs of namespaces that the peer is no member of.
-    pub fn handle_log_advanced(&mut self, now: Moment, offer: LogOffer) {
+    pub fn handle_log_advanced(&mut self, now: Moment, mut offer: LogOffer) {
         self.now = now;
+        // A trim up to a hole goes on to its end, which may not be durable yet.
+        offer.floor = offer.floor.min(offer.tip.m_id);
         if self.phase == Phase::Closed {
             return;
         }

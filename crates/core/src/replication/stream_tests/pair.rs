@@ -399,6 +399,7 @@ impl Pair {
             | ReceiverAction::BaseReceived(_)
             | ReceiverAction::RelayedFact(_)
             | ReceiverAction::Refused(_)
+            | ReceiverAction::PeerDigests(_)
             | ReceiverAction::TopologyReceived(_) => panic!("unexpected: {action:?}"),
         }
     }

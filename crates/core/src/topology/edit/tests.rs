@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::features::{
+    FEATURE_LEVEL, FIRST_FEATURE_LEVEL, SameVersion, compare_same_version, who_lacks,
+};
+
+mod leaving;
 
 fn region(name: &str) -> RegionName {
     RegionName::parse(name).expect("a good name")
@@ -18,12 +23,17 @@ fn namespace(name: &str) -> NamespaceName {
     NamespaceName::parse(name).expect("a good name")
 }
 
+fn node_name(name: &str) -> NodeName {
+    NodeName::parse(name).expect("a good name")
+}
+
 fn registration(name: &str, region_name: &str) -> NodeRegistration {
     NodeRegistration {
         name: NodeName::parse(name).expect("a good name"),
         region: region(region_name),
         replication_address: "127.0.0.1:7001".to_owned(),
         client_address: "127.0.0.1:7002".to_owned(),
+        feature_level: FEATURE_LEVEL,
     }
 }
 
@@ -217,35 +227,42 @@ fn counts_are_bounded() {
 
 #[derive(Clone, Debug)]
 enum Edit {
-    Register {
-        node: u8,
-        region: u8,
-    },
+    Register { node: u8, region: u8 },
     Region(u8),
-    Group {
-        name: u8,
-        regions: Vec<u8>,
-    },
-    Create {
-        name: u8,
-        groups: Vec<u8>,
-        cap: u64,
-    },
-    Update {
-        name: u8,
-        groups: Vec<u8>,
-        cap: Option<u64>,
-    },
-    Opened {
-        node: u8,
-        namespace: u8,
-        token: u64,
-    },
-    /// What later operations on nodes do.
-    SetState {
-        node: u8,
-        state: NodeState,
-    },
+    Group { name: u8, regions: Vec<u8> },
+    Create { name: u8, groups: Vec<u8>, cap: u64 },
+    Update { name: u8, groups: Vec<u8>, cap: Option<u64> },
+    Opened { node: u8, namespace: u8, token: u64 },
+    Leave(u8),
+    Remove(u8),
+    Left { node: u8, namespace: u8, token: u64 },
+    GroupAndLeave { name: u8, regions: Vec<u8> },
+    RemoveGroups { name: u8, groups: Vec<u8> },
+    RemoveRegion(u8),
+}
+
+impl Edit {
+    /// Whether it takes away what a node may hold, and of which: the others only ever
+    /// have it leave.
+    fn ends_holding_of(&self, topology: &Topology) -> Option<NodeNumber> {
+        match self {
+            Self::Remove(node) => {
+                let name = format!("n{node}");
+                let found = topology.nodes.iter().find(|node| node.name.as_str() == name);
+                found.map(|node| node.number)
+            }
+            Self::Left { node, .. } => Some(NodeNumber::new((*node).into())),
+            _ => None,
+        }
+    }
+
+    /// Whether a namespace may lose a region by it.
+    fn moves_namespaces(&self) -> bool {
+        matches!(
+            self,
+            Self::GroupAndLeave { .. } | Self::RemoveGroups { .. } | Self::RemoveRegion(_)
+        )
+    }
 }
 
 fn edits() -> impl Strategy<Value = Edit> {
@@ -260,9 +277,13 @@ fn edits() -> impl Strategy<Value = Edit> {
             .prop_map(|(name, groups, cap)| Edit::Update { name, groups, cap }),
         2 => (0_u8..6, 0_u8..5, 0_u64..4)
             .prop_map(|(node, namespace, token)| Edit::Opened { node, namespace, token }),
-        1 => (0_u8..6, prop_oneof![
-            Just(NodeState::Active), Just(NodeState::Leaving), Just(NodeState::Removed)
-        ]).prop_map(|(node, state)| Edit::SetState { node, state }),
+        1 => (0_u8..6).prop_map(Edit::Leave),
+        1 => (0_u8..6).prop_map(Edit::Remove),
+        2 => (0_u8..6, 0_u8..5, 0_u64..4)
+            .prop_map(|(node, namespace, token)| Edit::Left { node, namespace, token }),
+        1 => (0_u8..4, few()).prop_map(|(name, regions)| Edit::GroupAndLeave { name, regions }),
+        1 => (0_u8..4, few()).prop_map(|(name, groups)| Edit::RemoveGroups { name, groups }),
+        1 => (0_u8..4).prop_map(Edit::RemoveRegion),
     ]
 }
 
@@ -292,17 +313,23 @@ fn apply(topology: &Topology, edit: &Edit) -> Result<Topology, EditError> {
             FencingToken::new(*token),
             &[NamespaceNumber::new((*namespace).into())],
         ),
-        Edit::SetState { node, state } => {
-            let mut next = topology.clone();
-            let name = format!("n{node}");
-            if let Some(node) = next.nodes.iter_mut().find(|node| node.name.as_str() == name) {
-                // Removal is for good.
-                if node.state != NodeState::Removed {
-                    node.state = *state;
-                }
-            }
-            Ok(raised_if_changed(topology, next))
+        Edit::Leave(node) => leave_mesh(topology, &node_name(&format!("n{node}"))),
+        Edit::Remove(node) => remove_node(topology, &node_name(&format!("n{node}"))),
+        Edit::Left { node, namespace, token } => record_left(
+            topology,
+            NodeNumber::new((*node).into()),
+            FencingToken::new(*token),
+            &[NamespaceNumber::new((*namespace).into())],
+        ),
+        Edit::GroupAndLeave { name, regions } => {
+            let regions: Vec<RegionName> =
+                regions.iter().map(|number| region(&format!("r{number}"))).collect();
+            apply_group_and_leave(topology, &group(&format!("g{name}")), &regions)
         }
+        Edit::RemoveGroups { name, groups: named } => {
+            remove_groups(topology, &namespace(&format!("s{name}")), &groups(named))
+        }
+        Edit::RemoveRegion(number) => remove_region(topology, &region(&format!("r{number}"))),
     }
 }
 
@@ -333,7 +360,8 @@ impl Given {
 proptest! {
     /// METHOD M2, M15: whatever is edited, and in whatever order, the document is
     /// valid, no number is given twice or lost, tokens and the version only rise,
-    /// and no member's data is moved away under it.
+    /// and nobody stops holding a namespace before it was handed over, unless removed by
+    /// force; a namespace that has a member keeps one.
     #[test]
     fn edits_keep_the_documents_promises(edits in proptest::collection::vec(edits(), 1..60)) {
         let mut topology = empty();
@@ -366,8 +394,21 @@ proptest! {
                     prop_assert!(
                         next.is_placed_in(before.number, region)
                             || !topology.is_placed_in(before.number, region)
+                            || edit.moves_namespaces()
                     );
                 }
+                let ends = edit.ends_holding_of(&topology);
+                for node in topology.nodes.iter().map(|node| node.number) {
+                    prop_assert!(
+                        next.is_holder(node, before.number)
+                            || !topology.is_holder(node, before.number)
+                            || ends == Some(node)
+                    );
+                }
+                prop_assert!(
+                    !next.members(before.number).is_empty()
+                        || topology.members(before.number).is_empty()
+                );
             }
             // A repeat of what was just done is harmless: the same document, or,
             // for a registration, the same number again.
@@ -375,6 +416,8 @@ proptest! {
                 (Ok(again), Edit::Register { .. }) => {
                     prop_assert_eq!(again.nodes.len(), next.nodes.len());
                 }
+                // What is gone is unknown.
+                (again, Edit::RemoveRegion(_)) => prop_assert!(again.is_err()),
                 (again, _) => prop_assert_eq!(again.as_ref(), Ok(&next)),
             }
             topology = next;

@@ -1,6 +1,9 @@
 //! A mesh of push-nodes in one process: real servers on loopback, real RocksDB in
 //! temporary folders, a topology from a file.
 
+mod ways;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,6 +18,8 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use self::ways::Way;
+
 /// How long a condition may take to come about on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,7 +32,7 @@ pub type NodeClient = services::node::Client<Channel>;
 #[derive(Clone, Debug)]
 pub struct TestNamespace {
     pub name: &'static str,
-    /// The nodes' indices whose regions hold it.
+    /// The indices of nodes in the regions that hold it.
     pub nodes: Vec<usize>,
     /// More lines of the topology file about it.
     pub options: &'static str,
@@ -51,11 +56,12 @@ pub struct TestNode {
 pub struct Mesh {
     pub folder: TempDir,
     pub nodes: Vec<TestNode>,
+    ways: BTreeMap<(usize, usize), Way>,
 }
 
 impl Mesh {
-    /// As many nodes, each in a region of its own, with one namespace `demo` on
-    /// all of them.
+    /// As many nodes, each in a region of its own unless its configuration is changed,
+    /// with one namespace `demo` on all of them.
     pub async fn start(count: usize) -> Self {
         let all = TestNamespace::on("demo", (0..count).collect());
         Self::with_namespaces(count, &[all]).await
@@ -72,9 +78,20 @@ impl Mesh {
         namespaces: &[TestNamespace],
         change: impl Fn(usize, &mut Config),
     ) -> Self {
+        Self::with_ways(count, namespaces, &[], change).await
+    }
+
+    /// The same with ways from one node to another that [`Self::cut`] closes.
+    pub async fn with_ways(
+        count: usize,
+        namespaces: &[TestNamespace],
+        ways: &[(usize, usize)],
+        change: impl Fn(usize, &mut Config),
+    ) -> Self {
         interlock_rpc::install_crypto_provider();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let topology_file = folder.path().join("topology.toml");
+        // One for each node: a way leads it to another address.
+        let topology_file = |index| folder.path().join(format!("topology-{index}.toml"));
         let mut bound = Vec::new();
         for index in 0..count {
             let mut config = Config {
@@ -83,7 +100,7 @@ impl Mesh {
                 data_dir: folder.path().join(format!("node-{index}")),
                 client_listen: loopback(),
                 replication_listen: loopback(),
-                topology_file: Some(topology_file.clone()),
+                topology_file: Some(topology_file(index)),
                 bootstrap: true,
                 ..Config::default()
             };
@@ -93,23 +110,36 @@ impl Mesh {
             change(index, &mut config);
             bound.push((config.clone(), PushNode::bind(config).await.expect("free ports")));
         }
-        let addresses: Vec<(SocketAddr, SocketAddr)> = bound
+        let placed: Vec<Placed> = bound
             .iter()
-            .map(|(_, bound)| {
-                let client = bound.client_address().expect("bound");
-                (client, bound.replication_address().expect("bound"))
+            .map(|(config, bound)| Placed {
+                region: config.region.clone(),
+                client: bound.client_address().expect("bound"),
+                replication: bound.replication_address().expect("bound"),
             })
             .collect();
-        std::fs::write(&topology_file, topology_text(&addresses, namespaces))
-            .expect("the folder is writable");
+        let mut opened = BTreeMap::new();
+        for (from, to) in ways {
+            opened.insert((*from, *to), Way::to(placed[*to].replication).await);
+        }
+        for index in 0..count {
+            let mut seen = placed.clone();
+            for ((_, to), way) in opened.iter().filter(|((from, _), _)| *from == index) {
+                seen[*to].replication = way.address();
+            }
+            std::fs::write(topology_file(index), topology_text(&seen, namespaces))
+                .expect("the folder is writable");
+        }
         let mut nodes = Vec::new();
-        for ((mut config, bound), (client, replication)) in bound.into_iter().zip(addresses) {
+        for ((mut config, bound), Placed { client, replication, .. }) in
+            bound.into_iter().zip(placed)
+        {
             config.client_listen = client;
             config.replication_listen = replication;
             let running = bound.start().await.expect("a fresh node starts");
             nodes.push(TestNode { config, running: Some(running), client });
         }
-        let mesh = Self { folder, nodes };
+        let mesh = Self { folder, nodes, ways: opened };
         for index in 0..count {
             mesh.until_serving(index).await;
         }
@@ -140,6 +170,28 @@ impl Mesh {
         })
         .await;
         self.nodes[index].running = Some(running);
+    }
+
+    /// Lets nothing through on a way, and breaks what is open there.
+    pub fn cut(&self, from: usize, to: usize) {
+        self.ways[&(from, to)].set_cut(true);
+    }
+
+    /// Lets it through again.
+    pub fn mend(&self, from: usize, to: usize) {
+        self.ways[&(from, to)].set_cut(false);
+    }
+
+    /// A metric's value at a node that was given an address for them, by its line's
+    /// beginning.
+    pub async fn metric(&self, at: usize, line: &str) -> Option<f64> {
+        let running = self.nodes[at].running.as_ref().expect("it is up");
+        let address = running.metrics_address().expect("it was asked for");
+        let client = reqwest::Client::builder().no_proxy().build().expect("a plain client");
+        let answer = client.get(format!("http://{address}/metrics")).send().await.ok()?;
+        let text = answer.text().await.ok()?;
+        let found = text.lines().find_map(|it| it.strip_prefix(line))?;
+        found.trim().parse().ok()
     }
 
     fn channel(&self, index: usize) -> Channel {
@@ -254,33 +306,50 @@ impl Mesh {
     /// Reads until the stream is finished: payloads, and the cursor at the end.
     pub async fn read(&self, at: usize, request: v1::FollowRequest) -> (Vec<String>, Bytes) {
         let stream = self.delivery(at).follow(request).await.expect("the node serves");
-        let mut stream = stream.into_inner();
-        let mut payloads = Vec::new();
-        while let Some(response) = stream.message().await.expect("the stream goes on") {
-            match response.body {
-                Some(v1::follow_response::Body::Batch(batch)) => payloads.extend(texts(&batch)),
-                Some(v1::follow_response::Body::Finished(finished)) => {
-                    return (payloads, finished.cursor);
-                }
-                _ => {}
-            }
-        }
-        panic!("the stream ended before it was finished");
+        until_finished(stream.into_inner()).await
     }
 }
 
-fn loopback() -> SocketAddr {
+/// Reads a stream until it is finished: payloads, and the cursor at the end.
+pub async fn until_finished(
+    mut stream: tonic::Streaming<v1::FollowResponse>,
+) -> (Vec<String>, Bytes) {
+    let mut payloads = Vec::new();
+    while let Some(response) = stream.message().await.expect("the stream goes on") {
+        match response.body {
+            Some(v1::follow_response::Body::Batch(batch)) => payloads.extend(texts(&batch)),
+            Some(v1::follow_response::Body::Finished(finished)) => {
+                return (payloads, finished.cursor);
+            }
+            _ => {}
+        }
+    }
+    panic!("the stream ended before it was finished");
+}
+
+/// Any free port of this machine.
+pub fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn topology_text(addresses: &[(SocketAddr, SocketAddr)], namespaces: &[TestNamespace]) -> String {
+/// Where a node is, as another one has it.
+#[derive(Clone)]
+struct Placed {
+    region: String,
+    client: SocketAddr,
+    replication: SocketAddr,
+}
+
+fn topology_text(placed: &[Placed], namespaces: &[TestNamespace]) -> String {
     let regions = |nodes: &mut dyn Iterator<Item = usize>| {
-        nodes.map(|index| format!("\"region-{index}\"")).collect::<Vec<_>>().join(", ")
+        let regions: BTreeSet<String> =
+            nodes.map(|index| format!("\"{}\"", placed[index].region)).collect();
+        regions.into_iter().collect::<Vec<_>>().join(", ")
     };
-    let mut text = format!("version = 1\nregions = [{}]\n", regions(&mut (0..addresses.len())));
-    for (index, (client, replication)) in addresses.iter().enumerate() {
+    let mut text = format!("version = 1\nregions = [{}]\n", regions(&mut (0..placed.len())));
+    for (index, Placed { region, client, replication }) in placed.iter().enumerate() {
         text.push_str(&format!(
-            "[[nodes]]\nnumber = {}\nname = \"node-{index}\"\nregion = \"region-{index}\"\n\
+            "[[nodes]]\nnumber = {}\nname = \"node-{index}\"\nregion = \"{region}\"\n\
              client_address = \"{client}\"\nreplication_address = \"{replication}\"\n",
             index + 1
         ));
