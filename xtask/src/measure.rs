@@ -20,7 +20,10 @@ const KEY_LAYOUT_ROUNDS: u32 = 3;
 /// fresh mesh by `interlock bench`.
 pub fn mesh(root: &Path, seconds: u32) -> Result<()> {
     on_fresh_mesh(root, |_, interlock| {
-        for arguments in [vec!["bench", "publish"], vec!["bench", "latency", "--to", REGIONS[2]]] {
+        for arguments in [
+            vec!["bench", "publish"],
+            vec!["bench", "replicate", "--rate", "1000", "--to", REGIONS[2]],
+        ] {
             let seconds = seconds.to_string();
             let mut command: Command = interlock.command(REGIONS[0], &arguments);
             let command = command.args(["--seconds", &seconds]).arg("demo/hello");

@@ -114,7 +114,7 @@ fn publish_live(interlock: &Interlock, rate: u64, time: Duration) -> Result<Chil
     let to = REGIONS[0];
     interlock.start(
         to,
-        &["bench", "latency", CHANNEL, "--to", to, "--rate", &rate, "--seconds", &seconds],
+        &["bench", "replicate", CHANNEL, "--to", to, "--rate", &rate, "--seconds", &seconds],
     )
 }
 

@@ -68,7 +68,7 @@ enum Command {
     /// Look into a cursor.
     #[command(subcommand)]
     Cursor(commands::cursors::Command),
-    /// First measurements of a running mesh.
+    /// What a running mesh can do: rates and latencies.
     #[command(subcommand)]
     Bench(commands::bench::Command),
     /// A whole mesh in this process, for development.

@@ -17,6 +17,7 @@ const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 #[derive(Clone, Debug)]
 pub struct Addresses {
     channels: Arc<Vec<(String, Channel)>>,
+    tls: Option<TlsClientConfig>,
     current: usize,
 }
 
@@ -33,7 +34,14 @@ impl Addresses {
                 Ok((address.clone(), endpoint.connect_lazy()?))
             })
             .collect::<Result<Vec<_>, ChannelError>>()?;
-        Ok(Self { channels: Arc::new(channels), current: 0 })
+        Ok(Self { channels: Arc::new(channels), tls: tls.cloned(), current: 0 })
+    }
+
+    /// The same addresses with connections of their own: one connection is one
+    /// task here and one there, and carries no more than these can do.
+    pub fn separate(&self) -> Result<Self, ChannelError> {
+        let addresses: Vec<String> = self.iter().map(|(address, _)| address.to_owned()).collect();
+        Self::new(&addresses, self.tls.as_ref())
     }
 
     /// Whether there are none.

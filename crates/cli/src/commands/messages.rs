@@ -25,6 +25,16 @@ impl DurabilityArgument {
     }
 }
 
+impl std::fmt::Display for DurabilityArgument {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.durability {
+            Durability::Local => f.write_str("local"),
+            Durability::Peers(count) => write!(f, "peers:{count}"),
+            Durability::All => f.write_str("all"),
+        }
+    }
+}
+
 fn durability(text: &str) -> Result<Durability, String> {
     match text.split_once(':') {
         None if text == "local" => Ok(Durability::Local),

@@ -84,7 +84,7 @@ async fn mistakes_that_only_a_mesh_shows_are_named() {
     world.fails("europe", &["publish", "demo/hello", "--lines", "/nowhere"], 2);
     world.fails("europe", &["publish", "demo/not a name", "x"], 2);
     world.fails("europe", &["history", "demo/a", "other/b"], 2);
-    world.fails("europe", &["bench", "latency", "demo/hello", "--to", "mars"], 2);
+    world.fails("europe", &["bench", "replicate", "demo/hello", "--to", "mars"], 2);
     let file = world.folder.path().join("large");
     std::fs::write(&file, vec![b'x'; 1024 * 1024 + 1]).expect("written");
     let file = file.to_str().expect("UTF-8").to_owned();
