@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use interlock_core::admission::Backfill;
-use interlock_core::identity::{NamespaceNumber, NodeNumber};
+use interlock_core::admission::{Backfill, Telling};
+use interlock_core::identity::NamespaceNumber;
 use interlock_core::replication::log_table::LogTable;
 
 use crate::writer_commands::BackfillNews;
@@ -77,23 +77,22 @@ impl Backfills {
         for namespace in namespaces {
             let Some(OpenBackfill { said, .. }) = self.open.get_mut(namespace) else { continue };
             match news {
-                BackfillNews::Offered(peer, offers) => {
+                BackfillNews::Offered(from, offers) => {
                     let of_namespace =
                         |log: &interlock_core::identity::LogName| log.namespace == *namespace;
                     let offers: Vec<_> =
                         offers.iter().filter(|offer| of_namespace(&offer.log)).cloned().collect();
-                    said.handle_offer(*peer, &offers);
+                    said.handle_offer(*from, &offers);
                 }
-                BackfillNews::OfferedAll(peer) => said.handle_offered_all(*peer),
-                BackfillNews::Lost(peer) => said.handle_lost(*peer),
+                BackfillNews::OfferedAll(from) => said.handle_offered_all(*from),
             }
         }
     }
 
     /// The base of what a member has trimmed was merged.
-    pub fn handle_base(&mut self, namespace: NamespaceNumber, peer: NodeNumber) {
+    pub fn handle_base(&mut self, namespace: NamespaceNumber, from: Telling) {
         if let Some(backfill) = self.open.get_mut(&namespace) {
-            backfill.said.handle_base(peer);
+            backfill.said.handle_base(from);
         }
     }
 
@@ -119,7 +118,7 @@ impl Backfills {
 mod tests {
     use interlock_core::clock::HybridTime;
     use interlock_core::identity::{
-        ChainHash, Incarnation, LogName, Mark, MessageNumber, PathName, ShardNumber,
+        ChainHash, Incarnation, LogName, Mark, MessageNumber, NodeNumber, PathName, ShardNumber,
     };
     use interlock_core::replication::frames::LogOffer;
     use interlock_core::replication::rows::Row;
@@ -141,8 +140,9 @@ mod tests {
     fn say_all(backfills: &mut Backfills) {
         let (parents, floor) = (Vec::new(), MessageNumber::ZERO);
         let offer = LogOffer { log: log(), parents, tip: mark(5), floor };
-        backfills.handle_news(&[JOINED], &BackfillNews::Offered(PEER, vec![offer]));
-        backfills.handle_news(&[JOINED], &BackfillNews::OfferedAll(PEER));
+        let from = Telling { member: PEER, stream: 1 };
+        backfills.handle_news(&[JOINED], &BackfillNews::Offered(from, vec![offer]));
+        backfills.handle_news(&[JOINED], &BackfillNews::OfferedAll(from));
     }
 
     fn holding(m_id: u64) -> LogTable {

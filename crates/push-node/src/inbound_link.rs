@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use interlock_core::admission::Telling;
 use interlock_core::clock::Moment;
 use interlock_core::identity::{LogName, Mark, NamespaceNumber, NodeNumber};
 use interlock_core::limits::WINDOW_BYTES;
@@ -80,6 +81,13 @@ struct Accepted {
     said_all: bool,
 }
 
+impl Accepted {
+    /// What it says of what it has is said on this stream.
+    const fn telling(&self) -> Telling {
+        Telling { member: self.node, stream: self.stream.get() }
+    }
+}
+
 struct Link {
     context: Arc<NodeContext>,
     receiver: PeerReceiver,
@@ -130,13 +138,7 @@ impl Link {
     async fn run(mut self) {
         let ended = self.drive().await;
         if let Some(peer) = &self.peer {
-            let hub = &self.context.hub;
-            if hub.is_current_inbound(peer.node, peer.stream) {
-                let lost = BackfillNews::Lost(peer.node);
-                // A writer that is ending takes over nothing more.
-                let _ = self.context.writer.tell(WriterCommand::Backfill(peer.ready.clone(), lost));
-            }
-            hub.inbound_disconnected(peer.node, peer.stream);
+            self.context.hub.inbound_disconnected(peer.node, peer.stream);
         }
         if let Err(status) = ended {
             tracing::debug!(
@@ -284,7 +286,7 @@ impl Link {
             ReceiverAction::BaseReceived(base) => {
                 let Some(peer) = &self.peer else { return Ok(()) };
                 let answer = self.base_answers_sender.clone();
-                let command = WriterCommand::MergeBase(peer.node, base, answer);
+                let command = WriterCommand::MergeBase(peer.telling(), base, answer);
                 self.context.writer.submit(command).await.map_err(ending_status)?;
             }
             ReceiverAction::RelayedFact(fact) => {
@@ -389,7 +391,7 @@ impl Link {
         }
         self.context.hub.offered(peer, accepted.stream, &offers);
         if !accepted.said_all && !accepted.ready.is_empty() {
-            let news = BackfillNews::Offered(peer, offers);
+            let news = BackfillNews::Offered(accepted.telling(), offers);
             let command = WriterCommand::Backfill(accepted.ready.clone(), news);
             writer.submit(command).await.map_err(ending_status)?;
         }
@@ -402,7 +404,7 @@ impl Link {
         let Some(peer) = &mut self.peer else { return Ok(()) };
         self.context.hub.heard_inbound(peer.node, peer.stream, now);
         if !std::mem::replace(&mut peer.said_all, true) && !peer.ready.is_empty() {
-            let news = BackfillNews::OfferedAll(peer.node);
+            let news = BackfillNews::OfferedAll(peer.telling());
             let command = WriterCommand::Backfill(peer.ready.clone(), news);
             self.context.writer.tell(command).map_err(ending_status)?;
         }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use interlock_core::admission::{
     Admission, AppendEntry, BaseRefusal, ClosedReason, FrameOutcome, HoleOutcome, MarkFinding,
-    Published, Standing,
+    Published, Standing, Telling,
 };
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{
@@ -239,9 +239,9 @@ impl LogWriterThread {
             WriterCommand::ReceiveHole(hole, row, answer) => {
                 self.receive_hole(now, &hole, row.as_ref(), answer)?;
             }
-            WriterCommand::MergeBase(peer, base, answer) => self.merge_base(peer, base, answer),
-            WriterCommand::BaseStored(peer, namespace) => {
-                self.backfills.handle_base(namespace, peer);
+            WriterCommand::MergeBase(from, base, answer) => self.merge_base(from, base, answer),
+            WriterCommand::BaseStored(from, namespace) => {
+                self.backfills.handle_base(namespace, from);
                 self.advance_backfills();
             }
             WriterCommand::Trimmed(log, floor) => {
@@ -380,14 +380,14 @@ impl LogWriterThread {
     /// answers.
     fn merge_base(
         &mut self,
-        peer: NodeNumber,
+        from: Telling,
         base: BaseEntries,
         answer: mpsc::UnboundedSender<BaseAnswer>,
     ) {
         match self.parts.admission.merge_base(&base) {
             Ok(_) => {
                 // The projector ends after this thread.
-                let _ = self.parts.projector.push(ProjectorWork::Base { peer, base, answer });
+                let _ = self.parts.projector.push(ProjectorWork::Base { from, base, answer });
             }
             // What follows of a namespace that is none of ours is refused by itself.
             Err(BaseRefusal::NotMember(namespace)) if base.last => {
@@ -395,7 +395,7 @@ impl LogWriterThread {
             }
             Err(BaseRefusal::NotMember(_)) => {}
             Err(refusal) => {
-                tracing::warn!(%peer, %refusal, "a base was not merged");
+                tracing::warn!(peer = %from.member, %refusal, "a base was not merged");
                 // A link that has ended asks for it again on its next stream.
                 let _ = answer.send(BaseAnswer::Refused(refusal.to_string()));
             }

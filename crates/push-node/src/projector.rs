@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use interlock_core::admission::Telling;
 use interlock_core::directory::{DirectoryChange, DirectoryEntry, LostOperation};
 use interlock_core::identity::{LogName, MessageName, MessageNumber, NamespaceNumber, NodeNumber};
 use interlock_core::message::{MessageHead, MessageKind};
@@ -61,7 +62,7 @@ pub enum ProjectorWork {
     /// durably, and that is told.
     Base {
         /// Whose base it is.
-        peer: NodeNumber,
+        from: Telling,
         /// The entries.
         base: BaseEntries,
         /// Who waits for the whole of it.
@@ -159,7 +160,7 @@ impl Projector {
                 drop(permits);
                 count
             }
-            ProjectorWork::Base { peer, base, answer } => self.merge_base(peer, base, &answer)?,
+            ProjectorWork::Base { from, base, answer } => self.merge_base(from, base, &answer)?,
             ProjectorWork::Trim(logs) => self.trim(&logs)?,
             ProjectorWork::Hole(through) => {
                 self.directories.write(|projection| projection.skip(&through.log, through.m_id));
@@ -175,7 +176,7 @@ impl Projector {
     /// Merges a part of a base and stores it durably; the last one is answered.
     fn merge_base(
         &mut self,
-        peer: NodeNumber,
+        from: Telling,
         base: BaseEntries,
         answer: &mpsc::UnboundedSender<BaseAnswer>,
     ) -> Result<u64, StorageError> {
@@ -195,7 +196,7 @@ impl Projector {
         self.tell(namespace, changes);
         if last {
             // A writer that is ending takes over nothing more.
-            let _ = self.writer.tell(WriterCommand::BaseStored(peer, namespace));
+            let _ = self.writer.tell(WriterCommand::BaseStored(from, namespace));
             // A link that has ended asks for it again on its next stream.
             let _ = answer.send(BaseAnswer::Stored(namespace));
         }

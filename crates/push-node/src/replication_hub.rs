@@ -52,6 +52,13 @@ pub struct RelayedFact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamNumber(u64);
 
+impl StreamNumber {
+    /// The number itself.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 #[derive(Debug)]
 struct Inbound {
     stream: StreamNumber,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use interlock_core::admission::{
     Admission, ChannelEdit, ClosedReason, EditRefusal, NewPublication, PublishRefusal,
-    ResumeSession, SessionOpened, SessionRefusal, Standing,
+    ResumeSession, SessionOpened, SessionRefusal, Standing, Telling,
 };
 use interlock_core::directory::Definition;
 use interlock_core::identity::{
@@ -130,11 +130,9 @@ pub struct SubmissionAnswer {
 #[derive(Debug)]
 pub enum BackfillNews {
     /// A ready member offers logs.
-    Offered(NodeNumber, Vec<LogOffer>),
+    Offered(Telling, Vec<LogOffer>),
     /// A ready member has said all.
-    OfferedAll(NodeNumber),
-    /// A ready member is gone.
-    Lost(NodeNumber),
+    OfferedAll(Telling),
 }
 
 /// What became of a whole base.
@@ -165,9 +163,9 @@ pub enum WriterCommand {
     /// Move over what no member has any more.
     ReceiveHole(Hole, Option<Row>, mpsc::UnboundedSender<SubmissionAnswer>),
     /// Merge what is left of trimmed messages; told when a whole base is stored.
-    MergeBase(NodeNumber, BaseEntries, mpsc::UnboundedSender<BaseAnswer>),
+    MergeBase(Telling, BaseEntries, mpsc::UnboundedSender<BaseAnswer>),
     /// A member's whole base is stored durably.
-    BaseStored(NodeNumber, NamespaceNumber),
+    BaseStored(Telling, NamespaceNumber),
     /// A log was trimmed up to its new floor.
     Trimmed(LogName, Mark),
     /// Compare what a member says to hold with what is held.

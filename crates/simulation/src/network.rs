@@ -20,6 +20,12 @@ use crate::machine::MachineName;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamNumber(u64);
 
+impl StreamNumber {
+    pub(crate) const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for StreamNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}", self.0)

@@ -202,6 +202,14 @@ pub enum Record {
         /// The machine.
         machine: MachineName,
     },
+    /// A machine has handed over all that it held of a namespace, and has nothing of it
+    /// any more.
+    Left {
+        /// The machine.
+        machine: MachineName,
+        /// The namespace.
+        namespace: NamespaceNumber,
+    },
     /// A machine was resumed from a snapshot of its memory and disk, which goes on
     /// as the opening that it was, from these marks.
     Resumed {

@@ -18,7 +18,9 @@ use crate::keys::arrival::{self, Arrival};
 use crate::keys::chain_point::{self, ChainPoint};
 use crate::keys::hole::{self, HoleEnd};
 use crate::keys::message_run::{self, MESSAGE_OVERHEAD_BYTES, RUN_OVERHEAD_BYTES};
-use crate::keys::{LogNumber, SegmentNumber, floor, next_log_number, row, segment_start};
+use crate::keys::{
+    LogNumber, SegmentNumber, floor, next_log_number, row, segment_start, sync_witness,
+};
 
 /// What the appending thread keeps between batches: the next log's number, the
 /// segment it writes, and buffers that are used again.
@@ -152,7 +154,7 @@ impl Writer {
         append: &AppendBatch,
     ) -> Result<E::Batch, StorageError> {
         self.discard();
-        let mut batch = E::Batch::default();
+        let mut batch = begin_batch(engine, held);
         let mut last: Option<(LogName, usize)> = None;
         for entry in &append.entries {
             let slot = match last {
@@ -182,7 +184,7 @@ impl Writer {
         hole: &Hole,
     ) -> Result<E::Batch, StorageError> {
         self.discard();
-        let mut batch = E::Batch::default();
+        let mut batch = begin_batch(engine, held);
         let slot = self.slot(engine, &mut batch, held, &hole.log, row)?;
         let staged = &mut self.staged[slot];
         let before = staged.tail.point;
@@ -295,6 +297,15 @@ impl Writer {
         self.used = 0;
         self.slots.clear();
     }
+}
+
+/// A batch that begins with what it says of those before it: at that place it is
+/// found also where the file before it is damaged.
+fn begin_batch<E: Engine>(engine: &E, held: &RwLock<HeldLogs>) -> E::Batch {
+    let witness = held.read().expect("no holder of this lock panics").next_witness();
+    let mut batch = E::Batch::default();
+    engine.put(&mut batch, Table::Meta, &sync_witness::KEY, &sync_witness::encode(&witness));
+    batch
 }
 
 impl StagedLog {

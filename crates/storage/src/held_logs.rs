@@ -13,6 +13,7 @@ use crate::keys::arrival::Arrival;
 use crate::keys::chain_point::ChainPoint;
 use crate::keys::floor::Floor;
 use crate::keys::hole::HoleEnd;
+use crate::keys::sync_witness::SyncWitness;
 use crate::keys::{LogNumber, SegmentNumber};
 
 /// Whoever removes logs keeps syncs out meanwhile, and takes them off the list of what
@@ -110,6 +111,9 @@ pub(crate) struct HeldLogs {
     /// Logs appended to since the last sync began.
     unsynced: Vec<LogName>,
     written: Ticket,
+    synced: Ticket,
+    /// The appends that the database had when it was opened, all of them durable.
+    appends_before: u64,
     /// The segment that is written.
     segment: SegmentNumber,
     /// All segments before this one are durable.
@@ -125,9 +129,9 @@ pub(crate) struct BegunSync {
 }
 
 impl HeldLogs {
-    /// No logs yet, and everything before a segment is durable.
-    pub(crate) fn new(segment: SegmentNumber) -> Self {
-        Self { segment, durable_segment: segment, ..Self::default() }
+    /// No logs yet, and everything before a segment and all appends so far are durable.
+    pub(crate) fn new(segment: SegmentNumber, appends_before: u64) -> Self {
+        Self { segment, durable_segment: segment, appends_before, ..Self::default() }
     }
 
     /// Enters a log that an opening found; all of it is durable.
@@ -166,6 +170,14 @@ impl HeldLogs {
 
     pub(crate) const fn written(&self) -> Ticket {
         self.written
+    }
+
+    /// What the next append says of those before it.
+    pub(crate) const fn next_witness(&self) -> SyncWitness {
+        SyncWitness {
+            number: self.appends_before + self.written.get() + 1,
+            synced: self.appends_before + self.synced.get(),
+        }
     }
 
     /// Enters a log with its first messages.
@@ -221,6 +233,7 @@ impl HeldLogs {
             self.logs.get_mut(log).expect(NOT_REMOVED_UNSYNCED).durable = *tail;
         }
         self.durable_segment = begun.segment;
+        self.synced = begun.ticket;
     }
 
     /// The segment that was written last. No segment before it gets more messages.

@@ -22,7 +22,7 @@ use crate::keys::chain_point::ChainPoint;
 use crate::keys::{
     LogNumber, SegmentNumber, arrival, chain_point, checkpoint_mark, fact, floor, format_version,
     hole, message_run, next_log_number, opening, projection, retired_openings, row,
-    segment_checkpoint, segment_start, sparse_log_number,
+    segment_checkpoint, segment_start, sparse_log_number, sync_witness,
 };
 use crate::log_walk::{self, WalkedLog, walk_log};
 use crate::memory::OpeningFlaw;
@@ -62,6 +62,8 @@ pub(crate) struct Walked {
     /// The segment that the opening begins: what it recovers stays in those
     /// before.
     pub(crate) next_segment: SegmentNumber,
+    /// How many appends it has.
+    pub(crate) appends: u64,
     /// Runs that no start leads to.
     stray: Vec<(SegmentNumber, LogNumber)>,
 }
@@ -96,6 +98,10 @@ pub(crate) fn walk<E: Engine>(
         Some(value) => segment_checkpoint::decode(&value).map_err(EngineError::from)?,
         None => SegmentNumber::ZERO,
     };
+    let appends = match engine.get(Table::Meta, &sync_witness::KEY)? {
+        Some(value) => sync_witness::decode(&value).map_err(EngineError::from)?.number,
+        None => 0,
+    };
     let Recent { numbers, stray, last_segment } = look_at_recent(engine, checkpoint)?;
     for number in numbers_in_sparse(engine)?.into_iter().chain(numbers) {
         next_number = next_number.max(number.next());
@@ -114,6 +120,7 @@ pub(crate) fn walk<E: Engine>(
         members: load_members(engine)?,
         next_number,
         next_segment: last_segment.next(),
+        appends,
         stray,
     };
     for (number, shape) in shapes {
@@ -257,7 +264,7 @@ impl Walked {
 
     /// What the opening tells its caller, and what the open database begins with.
     pub(crate) fn finish<E: Engine>(self, engine: &E) -> Result<(HeldLogs, Recovery), EngineError> {
-        let mut held = HeldLogs::new(self.next_segment);
+        let mut held = HeldLogs::new(self.next_segment, self.appends);
         let mut recovery = Recovery {
             opened_from: self.openings.last().map(|(_, opening)| opening.incarnation),
             opened_as: self.openings.last().map(|(_, opening)| opening.node),

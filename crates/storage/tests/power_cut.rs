@@ -280,6 +280,54 @@ fn a_flipped_bit_in_synced_data_is_refused() {
     assert!(refused * 10 >= flips.len() * 9, "{refused} of {} flips were refused", flips.len());
 }
 
+/// METHOD M12: also where no checkpoint was stored since. Each append says how many
+/// before it had been synced, and what follows the damage is looked at for that.
+#[test]
+fn a_flipped_bit_in_what_was_synced_since_the_checkpoint_is_refused() {
+    let folder = new_folder();
+    let (storage, _) = RocksStorage::open(folder.path(), OPTIONS).expect("a new folder");
+    let mut log = TestLog::new(log_name(1, 1, 7));
+    append(&storage, &mut log, 10, 40);
+    storage.sync().expect("synced");
+    storage.store_checkpoint(&[], &[]).expect("stored");
+    let file = Image::of(folder.path()).last_write_ahead_file();
+    let length = || Image::of(folder.path()).bytes(&file).len();
+    let first = length();
+    // A block's end may cut through what an append says: the one behind it is whole.
+    for _ in 0..40 {
+        append(&storage, &mut log, 20, 400);
+        storage.sync().expect("synced");
+    }
+    let synced = length();
+    append(&storage, &mut log, 1, 40);
+    append(&storage, &mut log, 1, 40);
+    let image = Image::of(folder.path());
+    drop(storage);
+    for at in (first..synced).step_by(1999) {
+        let mut rotten = image.clone();
+        rotten.bytes(&file)[at] ^= 0x10;
+        let folder = rotten.write();
+        let refused = RocksStorage::open(folder.path(), OPTIONS);
+        let Err(OpenError::Damaged { findings, .. }) = refused else {
+            panic!("flip at {at} of {first} to {synced}: {refused:?}");
+        };
+        let says = findings.iter().any(|it| it.to_string().contains("appends had been synced"));
+        assert!(says, "flip at {at}: {findings:?}");
+        let (storage, recovery) =
+            RocksStorage::open(folder.path(), ACCEPT_LOSS).expect("loss is accepted");
+        check_prefix(&storage, &recovery, &log);
+    }
+    // What was never synced may go at any byte, and so may the last of what was said.
+    for at in synced..image.clone().bytes(&file).len() {
+        let mut torn = image.clone();
+        torn.bytes(&file)[at] ^= 0x10;
+        let folder = torn.write();
+        let (storage, recovery) = RocksStorage::open(folder.path(), OPTIONS)
+            .unwrap_or_else(|error| panic!("torn at {at} behind {synced}: {error}"));
+        check_prefix(&storage, &recovery, &log);
+    }
+}
+
 #[test]
 fn a_damaged_folder_is_recovered_on_request() {
     let scene = scene(0, 0);

@@ -309,7 +309,8 @@ impl FaultyMesh {
         for other in REGIONS.into_iter().filter(|other| *other != region) {
             let _ = self.see_durable(other).await;
         }
-        self.recorder.see(Record::Retired { machine: self.machine(region) });
+        let (machine, namespace) = (self.machine(region), self.namespace(namespace));
+        self.recorder.see(Record::Left { machine, namespace });
         let marks = status.namespaces.iter().flat_map(|held| &held.logs).map(mark_of);
         self.see_opened(region, &status, marks.collect());
     }

@@ -54,7 +54,7 @@ mod sessions;
 mod tests;
 
 pub use append_entry::AppendEntry;
-pub use backfill::{Backfill, BackfillProgress};
+pub use backfill::{Backfill, BackfillProgress, Telling};
 pub use channel_operations::{
     ChannelChange, ChannelDraft, ChannelEdit, ChannelUpdate, EditCondition, EditRefusal, Edited,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_core::admission::{
-    AppendEntry, ChannelChange, ChannelDraft, ChannelEdit, NewPublication, RecoveredState,
+    AppendEntry, ChannelChange, ChannelDraft, ChannelEdit, NewPublication, RecoveredState, Telling,
 };
 use interlock_core::clock::{HybridTime, WallTime};
 use interlock_core::features::FEATURE_LEVEL;
@@ -299,7 +299,7 @@ async fn a_trim_that_cannot_read_is_an_alarm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_members_said_before_the_decision_ends_a_backfill() {
     let (mut node, _) = start_closed(&MemoryDisk::new(), 1);
-    let said_all = BackfillNews::OfferedAll(NodeNumber::new(2));
+    let said_all = BackfillNews::OfferedAll(Telling { member: NodeNumber::new(2), stream: 1 });
     for command in [
         WriterCommand::Backfill(vec![NAMESPACE], said_all),
         WriterCommand::BeginBackfill(NAMESPACE),

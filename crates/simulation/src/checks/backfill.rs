@@ -51,7 +51,9 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                 story.hold(*machine, logs.iter());
             }
             Record::Retired { machine } | Record::Gone { machine, .. } => story.forget(*machine),
-            Record::Purged { machine, namespace } => story.leave(*machine, *namespace),
+            Record::Purged { machine, namespace } | Record::Left { machine, namespace } => {
+                story.leave(*machine, *namespace);
+            }
             Record::TopologyEdited(topology) => {
                 let before = story.topology.replace(topology);
                 let is_new = |node, namespace| {

@@ -91,7 +91,12 @@ impl Disks {
                 Record::Durable { machine, log, mark } => disks.grow(*machine, *log, mark.m_id),
                 Record::Replaced { machine, logs, .. } => disks.replace(*machine, logs),
                 Record::Retired { machine } | Record::Gone { machine, by_force: false } => {
-                    disks.retire(*machine);
+                    let all = disks.held.remove(machine).unwrap_or_default();
+                    disks.retire(*machine, all);
+                }
+                Record::Left { machine, namespace } => {
+                    let left = disks.take_namespace(*machine, *namespace);
+                    disks.retire(*machine, left);
                 }
                 Record::Purged { machine, namespace } => disks.purge(*machine, *namespace),
                 Record::Gone { machine, by_force: true } => {
@@ -165,8 +170,7 @@ impl Disks {
     /// A namespace that a node has left is removed from its disk, as far as it was
     /// noted to be drained. What the members had then, some may have lost since.
     fn purge(&mut self, machine: MachineName, namespace: NamespaceNumber) {
-        let Some(held) = self.held.get_mut(&machine) else { return };
-        let left: Vec<_> = held.extract_if(.., |log, _| log.namespace == namespace).collect();
+        let left = self.take_namespace(machine, namespace);
         for (log, m_id) in &left {
             let noted = self.notes.mark_of(machine, log);
             if noted < *m_id {
@@ -175,7 +179,16 @@ impl Disks {
                 self.tails.push((*log, what));
             }
         }
-        self.lower(left.iter().map(|(log, _)| log));
+        self.lower(left.keys());
+    }
+
+    fn take_namespace(
+        &mut self,
+        machine: MachineName,
+        namespace: NamespaceNumber,
+    ) -> BTreeMap<LogName, MessageNumber> {
+        let held = self.held.get_mut(&machine).into_iter();
+        held.flat_map(|held| held.extract_if(.., |log, _| log.namespace == namespace)).collect()
     }
 
     /// One disk less has these logs: what no other has of them is lost.
@@ -191,9 +204,9 @@ impl Disks {
         }
     }
 
-    /// A machine is gone for good, in order: all that it held has to be elsewhere.
-    fn retire(&mut self, machine: MachineName) {
-        for (log, m_id) in self.held.remove(&machine).unwrap_or_default() {
+    /// A machine has no more of these, in order: all of them have to be elsewhere.
+    fn retire(&mut self, machine: MachineName, held: BTreeMap<LogName, MessageNumber>) {
+        for (log, m_id) in held {
             let left = self.held.values().filter_map(|disk| disk.get(&log)).max();
             let left = left.copied().unwrap_or_default();
             if left < m_id {
@@ -320,6 +333,11 @@ mod tests {
         assert_eq!(disks.tails().len(), 0);
         let disks = Disks::follow(&[durable(1, 5), durable(2, 4), retired]);
         assert_eq!(disks.tails().len(), 1);
+        let of = |namespace| Record::Left { machine: machine(1), namespace };
+        let short = [durable(1, 5), durable(2, 4)];
+        let follow = |left| Disks::follow(&[&short[..], &[left]].concat()).tails().len();
+        assert_eq!(follow(of(log().namespace)), 1);
+        assert_eq!(follow(of(NamespaceNumber::new(99))), 0, "what it stays a member of");
         let left = Record::Gone { machine: machine(1), by_force: false };
         assert_eq!(Disks::follow(&[durable(1, 5), durable(2, 4), left]).tails().len(), 1);
         assert_eq!(disks.required().collect::<Vec<_>>(), [(&log(), MessageNumber::new(5))]);

@@ -24,7 +24,7 @@ use crate::random::Random;
 
 use super::Process;
 use super::messages::Output;
-use super::writing::{BackfillNews, Command};
+use super::writing::Command;
 
 /// Small, so that a base has several pages and something comes between them.
 const BASE_PAGES: PageLimits = PageLimits { bytes: 256, entries: 2, trim_points: 3 };
@@ -304,7 +304,6 @@ impl Process {
             if self.current_inbound.get(&peer) == Some(&stream) {
                 self.current_inbound.remove(&peer);
                 self.sources.peer_disconnected(self.now, peer);
-                self.command(Command::Backfill(inbound.ready, BackfillNews::Lost(peer)));
             }
             return;
         }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use interlock_core::admission::{Backfill, ClosedReason, NamespaceReadiness};
+use interlock_core::admission::{Backfill, ClosedReason, NamespaceReadiness, Telling};
 use interlock_core::clock::Moment;
 use interlock_core::identity::{NamespaceNumber, NodeNumber};
 use interlock_core::replication::frames::LogOffer;
@@ -15,6 +15,7 @@ use crate::planted_bug::PlantedBug;
 use super::Process;
 use super::messages::Output;
 use super::writing::BackfillNews;
+use crate::network::StreamNumber;
 
 /// A founder tells the control-plane again that it has opened its namespaces.
 pub(super) const RECORDING_INTERVAL: Duration = Duration::from_secs(2);
@@ -31,6 +32,11 @@ pub(super) enum Readiness {
     },
     Ready,
     Backfilling(Backfill),
+}
+
+/// What a member says of what it has is said on this stream.
+pub(super) const fn telling(member: NodeNumber, stream: StreamNumber) -> Telling {
+    Telling { member, stream: stream.get() }
 }
 
 impl Process {
@@ -114,25 +120,24 @@ impl Process {
                 continue;
             };
             match news {
-                BackfillNews::Offered(peer, offers) => {
+                BackfillNews::Offered(from, offers) => {
                     let offers: Vec<LogOffer> = offers
                         .iter()
                         .filter(|offer| offer.log.namespace == *namespace)
                         .cloned()
                         .collect();
-                    backfill.handle_offer(*peer, &offers);
+                    backfill.handle_offer(*from, &offers);
                 }
-                BackfillNews::OfferedAll(peer) => backfill.handle_offered_all(*peer),
-                BackfillNews::Lost(peer) => backfill.handle_lost(*peer),
+                BackfillNews::OfferedAll(from) => backfill.handle_offered_all(*from),
             }
         }
         self.wake_writer();
     }
 
     /// A peer's base has been merged and stored.
-    pub(super) fn note_base_stored(&mut self, peer: NodeNumber, namespace: NamespaceNumber) {
+    pub(super) fn note_base_stored(&mut self, from: Telling, namespace: NamespaceNumber) {
         if let Some(Readiness::Backfilling(backfill)) = self.readiness.get_mut(&namespace) {
-            backfill.handle_base(peer);
+            backfill.handle_base(from);
             self.wake_writer();
         }
     }

@@ -17,6 +17,7 @@ use crate::random::Random;
 
 use super::Process;
 use super::messages::Output;
+use super::readiness::telling;
 use super::writing::{BackfillNews, Command};
 
 impl Process {
@@ -146,7 +147,10 @@ impl Process {
             self.command(Command::Examine(peer, new));
         }
         if let Some(ready) = ready {
-            self.command(Command::Backfill(ready, BackfillNews::Offered(peer, offers)));
+            self.command(Command::Backfill(
+                ready,
+                BackfillNews::Offered(telling(peer, stream), offers),
+            ));
         }
     }
 
@@ -156,7 +160,7 @@ impl Process {
         let Some(peer) = inbound.peer else { return };
         if !std::mem::replace(&mut inbound.said_all, true) && !inbound.ready.is_empty() {
             let ready = inbound.ready.clone();
-            self.command(Command::Backfill(ready, BackfillNews::OfferedAll(peer)));
+            self.command(Command::Backfill(ready, BackfillNews::OfferedAll(telling(peer, stream))));
         }
     }
 }

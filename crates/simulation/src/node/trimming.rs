@@ -19,6 +19,7 @@ use crate::planted_bug::PlantedBug;
 
 use super::Process;
 use super::messages::Output;
+use super::readiness::telling;
 use super::writing::Command;
 
 /// The projector's thread takes so long to come to something.
@@ -136,7 +137,7 @@ impl Process {
         }
         self.show(namespace, changes);
         if last {
-            self.command(Command::BaseStored(peer, namespace));
+            self.command(Command::BaseStored(telling(peer, stream), namespace));
             self.tell_base_stored(stream, namespace);
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use interlock_core::admission::{
-    AppendEntry, FrameOutcome, HoleOutcome, MarkFinding, PublishRefusal, Published,
+    AppendEntry, FrameOutcome, HoleOutcome, MarkFinding, PublishRefusal, Published, Telling,
 };
 use interlock_core::clock::WallTime;
 use interlock_core::identity::{
@@ -36,7 +36,7 @@ pub(super) enum Command {
     Receive(StreamNumber, Frame),
     ReceiveHole(StreamNumber, Hole, Option<Row>),
     MergeBase(StreamNumber, NodeNumber, BaseEntries),
-    BaseStored(NodeNumber, NamespaceNumber),
+    BaseStored(Telling, NamespaceNumber),
     Trimmed(LogName, Mark),
     Examine(NodeNumber, Vec<(LogName, Mark)>),
     Backfill(Vec<NamespaceNumber>, BackfillNews),
@@ -52,9 +52,8 @@ struct PendingBatch {
 }
 
 pub(super) enum BackfillNews {
-    Offered(NodeNumber, Vec<LogOffer>),
-    OfferedAll(NodeNumber),
-    Lost(NodeNumber),
+    Offered(Telling, Vec<LogOffer>),
+    OfferedAll(Telling),
 }
 
 pub(super) enum Answer {
@@ -156,7 +155,7 @@ impl Process {
                 return self.receive_hole(stream, &hole, row.as_ref(), pending);
             }
             Command::MergeBase(stream, peer, base) => self.merge_base(stream, peer, base),
-            Command::BaseStored(peer, namespace) => self.note_base_stored(peer, namespace),
+            Command::BaseStored(from, namespace) => self.note_base_stored(from, namespace),
             Command::Trimmed(log, floor) => self.admission.handle_trimmed(&log, floor),
             Command::Examine(peer, marks) => {
                 for (log, mark) in marks {

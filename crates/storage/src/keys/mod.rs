@@ -21,6 +21,7 @@ pub(crate) mod row;
 pub(crate) mod segment_checkpoint;
 pub(crate) mod segment_start;
 pub(crate) mod stored_entry;
+pub(crate) mod sync_witness;
 
 pub(crate) use fields::{FieldReader, LogNumber, SegmentNumber};
 pub(crate) use fields::{Malformed, prefix_end, put_log_name, read_log_name, sparse_log_number};
@@ -42,6 +43,7 @@ pub(crate) mod meta_tag {
     pub(crate) const SEGMENT_CHECKPOINT: u8 = 0x0a;
     pub(crate) const RETIRED_OPENINGS: u8 = 0x0b;
     pub(crate) const REMOVAL: u8 = 0x0c;
+    pub(crate) const SYNC_WITNESS: u8 = 0x0d;
 }
 
 /// The tags of the `sparse` table.

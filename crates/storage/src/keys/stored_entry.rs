@@ -4,7 +4,7 @@
 use super::{
     FieldReader, Malformed, arrival, chain_point, checkpoint_mark, fact, floor, format_version,
     hole, message_run, meta_tag, next_log_number, opening, projection, removal, retired_openings,
-    row, segment_checkpoint, segment_start, sparse_log_number, sparse_tag,
+    row, segment_checkpoint, segment_start, sparse_log_number, sparse_tag, sync_witness,
 };
 use crate::engine::Table;
 
@@ -39,6 +39,7 @@ fn read_meta(key: &[u8], value: &[u8]) -> Result<(), Malformed> {
         meta_tag::FACT => _ = fact::decode(key, value)?,
         meta_tag::SEGMENT_CHECKPOINT => _ = segment_checkpoint::decode(value)?,
         meta_tag::REMOVAL => _ = removal::decode(value)?,
+        meta_tag::SYNC_WITNESS => _ = sync_witness::decode(value)?,
         meta_tag::RETIRED_OPENINGS => _ = retired_openings::decode(key, value)?,
         _ => {}
     }

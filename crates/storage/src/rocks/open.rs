@@ -16,10 +16,11 @@ use super::RocksStorage;
 use super::data_folder::{DataFolder, FolderContent, file_error};
 use super::engine::{RocksEngine, engine_error};
 use super::options::{Replay, RocksOptions};
-use super::write_ahead_check::first_damage;
+use super::write_ahead_check::{first_damage, newest_witness};
 use crate::durable_marks::{self, DurableMarksError, DurableMarksFile, sync_folder};
 use crate::engine::{Engine as _, EngineError, Table};
 use crate::keys::format_version;
+use crate::keys::sync_witness::SyncWitness;
 use crate::opening::{WalkError, Walked, walk};
 use crate::opening_outcome::{CutLog, CutReason, DamageFinding, OpenError, Recovery};
 use crate::recovering::copy_kept;
@@ -202,7 +203,29 @@ impl Opening {
         let path = self.folder.database();
         let engine = RocksEngine::open_to_read(&path, &self.options, replay);
         let engine = engine.map_err(|error| from_engine(&label, engine_error(error)))?;
-        walk(&engine, &self.durable).map_err(|error| from_walk(&label, error))
+        let mut walked = walk(&engine, &self.durable).map_err(|error| from_walk(&label, error))?;
+        if replay == Replay::PointInTime {
+            self.compare_with_witness(&mut walked)?;
+        }
+        Ok(walked)
+    }
+
+    /// The marks are of the last second at the best. What was appended since says how
+    /// much before it had been synced, also behind damage.
+    fn compare_with_witness(&self, walked: &mut Walked) -> Result<(), OpenError> {
+        let database = self.folder.database();
+        let newest = newest_witness(&database);
+        let newest = newest.map_err(file_error("read the write-ahead files", &database))?;
+        if let Some((file, witness)) = newest.filter(|(_, it)| it.synced > walked.appends) {
+            let SyncWitness { synced, .. } = witness;
+            let detail = format!(
+                "says that {synced} appends had been synced, {} of them can be read",
+                walked.appends
+            );
+            let file = file.display().to_string();
+            walked.findings.push(DamageFinding::Unreadable { file, detail });
+        }
+        Ok(())
     }
 
     /// Opens for writing what was found sound.

@@ -1,19 +1,52 @@
-//! Finding where a write-ahead file is damaged, to name it: RocksDB stops there
-//! and does not say so.
+//! Finding where a write-ahead file is damaged: RocksDB stops there and does not say
+//! so. What it does not read may say that synced data is missing before it.
 //!
 //! A file is a row of blocks of 32 KiB, filled with records: checksum u32 |
 //! length u16 | kind u8 | that many bytes, all little-endian. The checksum is a
-//! masked CRC-32C of kind and bytes. A block's last few bytes may be unused.
+//! masked CRC-32C of kind and bytes. A block's last few bytes may be unused. A batch is
+//! one whole record (kind 1) or its first (2), middle (3) and last (4) part: sequence
+//! u64 | count u32 | operations, of which a put is 5 | table | key | value, the last
+//! three of variable length.
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::keys::sync_witness::{self, SyncWitness};
 
 const BLOCK_BYTES: usize = 32 * 1024;
 const HEADER_BYTES: usize = 7;
 const MASK_DELTA: u32 = 0xa282_ead8;
 
+const WHOLE: u8 = 1;
+const FIRST: u8 = 2;
+/// Of a batch, before its first operation.
+const BATCH_HEADER_BYTES: usize = 12;
+const PUT: u8 = 5;
+
 /// The first place in any write-ahead file of a database that is no whole record.
 pub(super) fn first_damage(database: &Path) -> io::Result<Option<(PathBuf, usize)>> {
+    for path in files(database)? {
+        if let Some(offset) = damage_in(&std::fs::read(&path)?) {
+            return Ok(Some((path, offset)));
+        }
+    }
+    Ok(None)
+}
+
+/// What the last append that can be found said of those before it, and the file that
+/// it is in. Looked for from the end on: as a rule in the last few blocks.
+pub(super) fn newest_witness(database: &Path) -> io::Result<Option<(PathBuf, SyncWitness)>> {
+    for path in files(database)?.into_iter().rev() {
+        let file = std::fs::read(&path)?;
+        if let Some(witness) = file.chunks(BLOCK_BYTES).rev().find_map(witness_in) {
+            return Ok(Some((path, witness)));
+        }
+    }
+    Ok(None)
+}
+
+/// The write-ahead files, oldest first.
+fn files(database: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(database)? {
         let path = entry?.path();
@@ -23,12 +56,31 @@ pub(super) fn first_damage(database: &Path) -> io::Result<Option<(PathBuf, usize
     }
     // The names are numbers of a fixed width.
     files.sort();
-    for path in files {
-        if let Some(offset) = damage_in(&std::fs::read(&path)?) {
-            return Ok(Some((path, offset)));
+    Ok(files)
+}
+
+/// The last one of a block, before the first record that is not whole.
+fn witness_in(mut block: &[u8]) -> Option<SyncWitness> {
+    let mut last = None;
+    while let Some(record) = whole_record(block) {
+        if matches!(record.kind, WHOLE | FIRST) {
+            last = first_operation(record.content).or(last);
         }
+        block = &block[HEADER_BYTES + record.content.len()..];
     }
-    Ok(None)
+    last
+}
+
+/// The witness that a batch begins with, if it does: the table and both lengths are a
+/// byte each.
+fn first_operation(batch: &[u8]) -> Option<SyncWitness> {
+    let [PUT, _table, key_bytes, rest @ ..] = batch.get(BATCH_HEADER_BYTES..)? else {
+        return None;
+    };
+    let (key, rest) = rest.split_at_checked(usize::from(*key_bytes))?;
+    let (value_bytes, rest) = rest.split_first()?;
+    let value = rest.get(..usize::from(*value_bytes))?;
+    sync_witness::decode(value).ok().filter(|_| key == sync_witness::KEY)
 }
 
 /// The offset of the first record that is not whole.
@@ -36,23 +88,28 @@ fn damage_in(file: &[u8]) -> Option<usize> {
     for (index, block) in file.chunks(BLOCK_BYTES).enumerate() {
         let mut at = 0;
         while block.len() - at >= HEADER_BYTES {
-            let Some(length) = whole_record(&block[at..]) else {
+            let Some(record) = whole_record(&block[at..]) else {
                 return Some(index * BLOCK_BYTES + at);
             };
-            at += length;
+            at += HEADER_BYTES + record.content.len();
         }
     }
     None
 }
 
-/// How long the record is that these bytes begin with; `None` if it is not whole.
-fn whole_record(bytes: &[u8]) -> Option<usize> {
+struct Record<'a> {
+    kind: u8,
+    content: &'a [u8],
+}
+
+/// The record that these bytes begin with; `None` if it is not whole.
+fn whole_record(bytes: &[u8]) -> Option<Record<'_>> {
     let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let [c0, c1, c2, c3, l0, l1, kind] = *header;
     let content = rest.get(..usize::from(u16::from_le_bytes([l0, l1])))?;
     let crc = content.iter().fold(step(u32::MAX, kind), |crc, byte| step(crc, *byte)) ^ u32::MAX;
     let masked = crc.rotate_right(15).wrapping_add(MASK_DELTA);
-    (masked == u32::from_le_bytes([c0, c1, c2, c3])).then_some(HEADER_BYTES + content.len())
+    (masked == u32::from_le_bytes([c0, c1, c2, c3])).then_some(Record { kind, content })
 }
 
 fn step(crc: u32, byte: u8) -> u32 {
