@@ -161,6 +161,17 @@ impl World {
         if let Some(trouble) = self.trouble() {
             self.history.incident(None, format!("not well any more: {trouble}"));
         }
+        self.end_when_all_have_read();
+    }
+
+    /// A slow subscriber reads alone for as long as it takes.
+    pub(crate) fn end_when_all_have_read(&mut self) {
+        if let Some(subscriber) = self.subscriber_that_reads_alone() {
+            if self.now.since(self.healed_at()) < RECOVERY_LIMIT {
+                return self.after(LOOK_INTERVAL, Event::ReadersLooked);
+            }
+            self.history.incident(None, format!("u{subscriber} still reads alone"));
+        }
         if self.has_carriers() {
             return self.look_at_carriers_later();
         }

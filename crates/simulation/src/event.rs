@@ -73,6 +73,8 @@ pub enum Event {
     QuietBegins,
     /// It has been quiet for a while.
     QuietEnds,
+    /// Slow subscribers may have read what is there.
+    ReadersLooked,
     /// Nobody is left alone any more for having stalled once.
     CarriersLooked,
 }
@@ -143,6 +145,7 @@ impl fmt::Display for Event {
             Self::Look => f.write_str("look"),
             Self::QuietBegins => f.write_str("QUIET begins"),
             Self::QuietEnds => f.write_str("QUIET ends"),
+            Self::ReadersLooked => f.write_str("a look at readers"),
             Self::CarriersLooked => f.write_str("CARRIERS are looked at"),
         }
     }

@@ -293,6 +293,7 @@ impl World {
             Event::Look => self.look(),
             Event::QuietBegins => self.begin_quiet(),
             Event::QuietEnds => self.end_quiet(),
+            Event::ReadersLooked => self.end_when_all_have_read(),
             Event::CarriersLooked => {
                 self.look_at_carriers();
                 self.finish();

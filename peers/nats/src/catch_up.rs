@@ -89,7 +89,7 @@ async fn read_along(a: &Server, messages: &Messages, paced: &Publishing) -> Resu
     let at_a = streams::jetstream(a).await?;
     let reader = streams::consume(&at_a, a, streams::STREAM, &payloads).await?;
     let published = paced.run(a, &payloads, messages.time()).await?;
-    Ok(reader.finish(published.messages).await?.latencies)
+    Ok(reader.finish(published.messages).await?.latencies.unwrap_or_default())
 }
 
 fn ratio(one: Duration, other: Duration) -> f64 {

@@ -1,7 +1,6 @@
 //! `nats-bench fan-out`
 
 use std::num::NonZeroU64;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -14,7 +13,7 @@ use crate::moments::Moments;
 use crate::server::{Configuration, Leafnodes, Server};
 use crate::settings::{Installation, Messages, rate_setting};
 use crate::streams::{self, SUBJECT};
-use crate::subscriber::{Count, Counter};
+use crate::subscriber::Counter;
 
 /// Subscriptions that are opened at a time.
 const OPENED_AT_A_TIME: usize = 32;
@@ -56,9 +55,8 @@ pub(crate) async fn run(installation: &Installation, arguments: &Arguments) -> R
     };
     let opened: Vec<Counter> =
         stream::iter(0..*subscribers).map(open).buffered(OPENED_AT_A_TIME).try_collect().await?;
-    let counts = opened.iter().map(|subscriber| Arc::clone(&subscriber.count)).collect();
     // With a rate the loop is open: nothing holds it up.
-    let slowest = rate.is_none().then_some(Slowest { counts, window: *window });
+    let slowest = rate.is_none().then_some(Slowest { subscribers: &opened, window: *window });
 
     let client = streams::connect(&server).await?;
     let begun = Instant::now();
@@ -71,7 +69,7 @@ pub(crate) async fn run(installation: &Installation, arguments: &Arguments) -> R
     for subscriber in opened {
         let counted = subscriber.finish(published).await?;
         ended = ended.max(counted.ended);
-        latencies.merge(&counted.latencies);
+        counted.latencies.iter().for_each(|it| latencies.merge(it));
     }
     let elapsed = ended.duration_since(begun).as_secs_f64();
     let deliveries = published as f64 * *subscribers as f64;
@@ -91,7 +89,7 @@ async fn publish(
     client: &Client,
     mut payloads: Payloads,
     mut moments: Moments,
-    slowest: Option<Slowest>,
+    slowest: Option<Slowest<'_>>,
     begun: Instant,
     progress: &Progress,
 ) -> Result<u64> {
@@ -99,8 +97,10 @@ async fn publish(
     let mut due = Vec::new();
     let mut published = 0;
     loop {
-        if let Some(slowest) = &slowest {
-            slowest.wait(published, PIECE).await;
+        if let Some(slowest) = &slowest
+            && !slowest.lets(published, PIECE).await
+        {
+            break;
         }
         if moments.next(PIECE as usize, &mut due).await == 0 {
             break;
@@ -112,24 +112,29 @@ async fn publish(
         }
         progress.tick(begun);
     }
-    client.flush().await.context("nats-server does not read")?;
+    // Where the connection is lost, the subscribers say so.
+    let _ = client.flush().await;
     Ok(published)
 }
 
 /// Keeps the publisher near the slowest subscriber: else what is measured is how the
 /// server drops those that fell behind.
-struct Slowest {
-    counts: Vec<Arc<Count>>,
+struct Slowest<'a> {
+    subscribers: &'a [Counter],
     window: u64,
 }
 
-impl Slowest {
-    /// Waits until so many more may be published.
-    async fn wait(&self, published: u64, more: u64) {
+impl Slowest<'_> {
+    /// Waits until so many more may be published; none may once a subscriber gave up.
+    async fn lets(&self, published: u64, more: u64) -> bool {
         let needed = (published + more).saturating_sub(self.window.max(more));
-        while self.counts.iter().any(|count| count.messages() < needed) {
+        while self.subscribers.iter().any(|subscriber| subscriber.messages() < needed) {
+            if self.subscribers.iter().any(Counter::failed) {
+                return false;
+            }
             tokio::time::sleep(LOOK).await;
         }
+        true
     }
 }
 

@@ -142,7 +142,12 @@ fn begun_by(
 }
 
 fn number(digits: &[u8]) -> Option<usize> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let value = |value: usize, digit: &u8| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        value.checked_mul(10)?.checked_add(usize::from(digit))
+    };
+    digits.first()?;
+    digits.iter().try_fold(0, value)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub(crate) struct Publishing {
     #[arg(long)]
     pub(crate) rate: Option<NonZeroU64>,
     /// The most messages without an acknowledgement, single or in fast batches, of all
-    /// publishers together. A stream refuses what comes while 10,000 wait.
+    /// publishers together.
     #[arg(long, default_value_t = 4000)]
     in_flight: usize,
     /// Messages of an atomic batch; the server takes no more than 1,000.

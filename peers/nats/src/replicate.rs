@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use async_nats::jetstream::Context;
-use interlock_bench::{Latencies, Report, Unit};
+use interlock_bench::{Report, Unit};
 use tempfile::TempDir;
 
 use crate::publishing::{Mode, Publishing};
@@ -44,7 +44,7 @@ pub(crate) async fn run(installation: &Installation, arguments: &Arguments) -> R
             let published = publishing.run(&pair.a, &payloads, messages.time()).await?;
             let all = before + published.messages;
             let progress = streams::wait_until(&pair.at_b, streams::MIRROR, before, all).await?;
-            (published, progress.ended, Latencies::new())
+            (published, progress.ended, None)
         }
         Until::Delivered => {
             let consumer =
@@ -63,7 +63,7 @@ pub(crate) async fn run(installation: &Installation, arguments: &Arguments) -> R
         .figure("seconds", elapsed, Unit::Seconds)
         .figure("messages_per_second", published.messages as f64 / elapsed, Unit::PerSecond)
         .latencies("acknowledgement", published.latencies)
-        .latencies("delivery", deliveries))
+        .latencies("delivery", deliveries.unwrap_or_default()))
 }
 
 /// Two servers, each with a domain of its own: B is a leaf node of A and has a mirror of

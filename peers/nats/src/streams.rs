@@ -31,13 +31,15 @@ const SUBSCRIPTION_MESSAGES: usize = 1 << 18;
 const CLIENT_COMMANDS: usize = 8192;
 
 /// A connection as fast as async-nats has it: without looking for spaces in subjects,
-/// and with the largest read buffer.
+/// and with the largest read buffer. It does not come back once it is lost: what was on
+/// its way is gone, and a work that waited for it would wait for long.
 pub(crate) async fn connect(server: &Server) -> Result<Client> {
     ConnectOptions::new()
         .skip_subject_validation(true)
         .client_capacity(CLIENT_COMMANDS)
         .subscription_capacity(SUBSCRIPTION_MESSAGES)
         .read_buffer_capacity(u16::MAX)
+        .max_reconnects(1)
         .connect(&server.clients)
         .await
         .with_context(|| format!("cannot connect to nats-server at {}", server.clients))

@@ -63,6 +63,11 @@ impl Session {
         self.reader.cursor()
     }
 
+    /// Whether it reads alone what is there: it is not where the others are yet.
+    pub const fn reads_alone(&self) -> bool {
+        !matches!(self.stage, Stage::Along { .. })
+    }
+
     /// Goes on by a step of at most so many messages: what the subscriber is told.
     pub fn step(
         &mut self,

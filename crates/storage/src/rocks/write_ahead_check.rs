@@ -59,11 +59,13 @@ fn files(database: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The last one of a block, before the first record that is not whole.
+/// The last one of a block. A record that is not whole is passed over by the length that
+/// it has; where that is wrong too, the next block goes on. Nothing is looked for inside
+/// a record: what publishers send is there.
 fn witness_in(mut block: &[u8]) -> Option<SyncWitness> {
     let mut last = None;
-    while let Some(record) = whole_record(block) {
-        if matches!(record.kind, WHOLE | FIRST) {
+    while let Some(record) = record(block) {
+        if record.is_whole() && matches!(record.kind, WHOLE | FIRST) {
             last = first_operation(record.content).or(last);
         }
         block = &block[HEADER_BYTES + record.content.len()..];
@@ -88,7 +90,7 @@ fn damage_in(file: &[u8]) -> Option<usize> {
     for (index, block) in file.chunks(BLOCK_BYTES).enumerate() {
         let mut at = 0;
         while block.len() - at >= HEADER_BYTES {
-            let Some(record) = whole_record(&block[at..]) else {
+            let Some(record) = record(&block[at..]).filter(Record::is_whole) else {
                 return Some(index * BLOCK_BYTES + at);
             };
             at += HEADER_BYTES + record.content.len();
@@ -98,18 +100,25 @@ fn damage_in(file: &[u8]) -> Option<usize> {
 }
 
 struct Record<'a> {
+    checksum: u32,
     kind: u8,
     content: &'a [u8],
 }
 
-/// The record that these bytes begin with; `None` if it is not whole.
-fn whole_record(bytes: &[u8]) -> Option<Record<'_>> {
+impl Record<'_> {
+    fn is_whole(&self) -> bool {
+        let begun = step(u32::MAX, self.kind);
+        let crc = self.content.iter().fold(begun, |crc, byte| step(crc, *byte)) ^ u32::MAX;
+        crc.rotate_right(15).wrapping_add(MASK_DELTA) == self.checksum
+    }
+}
+
+/// The record that these bytes begin with; `None` if it is longer than they are.
+fn record(bytes: &[u8]) -> Option<Record<'_>> {
     let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let [c0, c1, c2, c3, l0, l1, kind] = *header;
     let content = rest.get(..usize::from(u16::from_le_bytes([l0, l1])))?;
-    let crc = content.iter().fold(step(u32::MAX, kind), |crc, byte| step(crc, *byte)) ^ u32::MAX;
-    let masked = crc.rotate_right(15).wrapping_add(MASK_DELTA);
-    (masked == u32::from_le_bytes([c0, c1, c2, c3])).then_some(Record { kind, content })
+    Some(Record { checksum: u32::from_le_bytes([c0, c1, c2, c3]), kind, content })
 }
 
 fn step(crc: u32, byte: u8) -> u32 {

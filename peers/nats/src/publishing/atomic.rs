@@ -11,6 +11,9 @@ use jetstream_extra::batch_publish::BatchPublishExt as _;
 use super::{Acknowledged, PATIENCE, Publisher};
 use crate::streams::SUBJECT;
 
+/// While one waits for its batch to be synced, the other sends. On two cores shared with
+/// the server one stored 127,000 to 149,000 messages a second in five runs, two 135,000
+/// to 155,000, four 140,000 to 144,000, and more no more.
 pub(super) const PUBLISHERS: usize = 2;
 
 pub(super) async fn run(publisher: Publisher) -> Result<Acknowledged> {

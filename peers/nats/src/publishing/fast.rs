@@ -14,6 +14,8 @@ use jetstream_extra::batch_publish_fast::{FastPublishExt as _, GapMode};
 use super::{Acknowledged, PATIENCE, Publisher};
 use crate::streams::SUBJECT;
 
+/// Two stored as much as one: 329,000 messages a second on two cores shared with the
+/// server, synced as by default.
 pub(super) const PUBLISHERS: usize = 1;
 
 /// Lots under way; ADR-50 calls two "generally optimal".

@@ -2,6 +2,9 @@
 //!
 //! All replies go to one inbox, and one task publishes and counts: a single connection
 //! to a stream without replicas gets its acknowledgements in the order of its messages.
+//! On two cores shared with the server this stored 353,000 to 371,000 messages a second
+//! (128 bytes, 4,000 in flight, synced as by default) where async-nats's own
+//! `Context::publish`, with a future for each acknowledgement, stored 266,000 to 270,000.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -13,6 +16,7 @@ use futures_util::StreamExt as _;
 use super::{Acknowledged, PATIENCE, Publisher};
 use crate::streams::SUBJECT;
 
+/// Two stored as much as one: 368,000 and 371,000 messages a second.
 pub(super) const PUBLISHERS: usize = 1;
 
 /// Published between two looks at what is acknowledged.
