@@ -164,13 +164,13 @@ impl World {
         self.end_when_all_have_read();
     }
 
-    /// A slow subscriber reads alone for as long as it takes.
+    /// A slow subscriber reads for as long as it takes.
     pub(crate) fn end_when_all_have_read(&mut self) {
-        if let Some(subscriber) = self.subscriber_that_reads_alone() {
+        if let Some(subscriber) = self.subscriptions.one_behind() {
             if self.now.since(self.healed_at()) < RECOVERY_LIMIT {
                 return self.after(LOOK_INTERVAL, Event::ReadersLooked);
             }
-            self.history.incident(None, format!("u{subscriber} still reads alone"));
+            self.history.incident(None, format!("u{subscriber} has still to read what is there"));
         }
         if self.has_carriers() {
             return self.look_at_carriers_later();

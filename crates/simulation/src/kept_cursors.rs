@@ -25,15 +25,6 @@ impl World {
         }
     }
 
-    /// A subscriber that is not where the others are yet, if there is one.
-    pub(crate) fn subscriber_that_reads_alone(&self) -> Option<u32> {
-        let mut subscribers = self.subscriptions.subscribers.iter();
-        let reading = subscribers.find(|subscriber| {
-            subscriber.session.as_ref().is_some_and(|(session, _)| session.reads_alone())
-        });
-        reading.map(|subscriber| subscriber.number)
-    }
-
     /// Every cursor that was kept is resumed at every member.
     pub(crate) fn resume_kept_cursors(&mut self) {
         let kept = self.subscriptions.kept.clone();

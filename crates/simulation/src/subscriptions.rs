@@ -67,6 +67,16 @@ pub(crate) struct Subscriptions {
 }
 
 impl Subscriptions {
+    /// A subscriber that has still to read what its gateway has, if there is one.
+    pub(crate) fn one_behind(&self) -> Option<u32> {
+        let is_behind = |subscriber: &&Subscriber| {
+            let gateway = self.gateways.get(&(subscriber.node, subscriber.namespace));
+            let session = subscriber.session.as_ref();
+            gateway.zip(session).is_some_and(|(gateway, (session, _))| session.is_behind(gateway))
+        };
+        self.subscribers.iter().find(is_behind).map(|subscriber| subscriber.number)
+    }
+
     pub(crate) fn draw(seed: u64, scenario: &Scenario) -> Self {
         let mut random = Random::new(seed ^ 0x5375_6273_6372_6962);
         let mut subscribers = Vec::new();

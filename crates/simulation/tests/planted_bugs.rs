@@ -152,7 +152,7 @@ const CASES: [Case; 32] = [
         bug: PlantedBug::UntilJudgedUnknown,
         promises: &[Promise::HonestCursors],
         faults: &[FaultKind::WipedDisk, FaultKind::Partition, FaultKind::Crash],
-        seeds: 400,
+        seeds: 700,
     },
     Case {
         bug: PlantedBug::ParentsReadLast,

@@ -27,7 +27,7 @@ fn a_seed_twice_gives_the_same_trace_hash() {
 /// cannot judge. Where that was believed, what a row that was still to come covered
 /// was left out and then counted as shown, or what a lost branch went on from never
 /// came: the bug is planted again, so that seeds that show nothing any more are seen.
-const UNJUDGED_END_SEEDS: [u64; 3] = [136, 619, 1217];
+const UNJUDGED_END_SEEDS: [u64; 3] = [619, 1217, 1230];
 
 #[test]
 fn what_subscribers_found_stays_mended() {

@@ -63,9 +63,13 @@ impl Session {
         self.reader.cursor()
     }
 
-    /// Whether it reads alone what is there: it is not where the others are yet.
-    pub const fn reads_alone(&self) -> bool {
-        !matches!(self.stage, Stage::Along { .. })
+    /// Whether it has still to be told of what its gateway has, or reads alone until it
+    /// is where the others are.
+    pub fn is_behind(&self, gateway: &Gateway) -> bool {
+        match &self.stage {
+            Stage::ToJoin | Stage::Alone { .. } => true,
+            Stage::Along { place } => *place < gateway.end(),
+        }
     }
 
     /// Goes on by a step of at most so many messages: what the subscriber is told.
