@@ -143,11 +143,6 @@ impl ReplicationHub {
         }
     }
 
-    /// Whether a stream is the newest of its peer.
-    pub fn is_current_inbound(&self, peer: NodeNumber, stream: StreamNumber) -> bool {
-        self.lock().inbound.get(&peer).is_some_and(|inbound| inbound.stream == stream)
-    }
-
     /// A peer can serve these logs.
     pub fn offered(&self, peer: NodeNumber, stream: StreamNumber, offers: &[LogOffer]) {
         let mut state = self.lock();
