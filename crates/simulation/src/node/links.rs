@@ -92,7 +92,16 @@ impl Process {
         }
     }
 
-    pub(super) fn wait_to_call(&mut self, peer: NodeNumber, random: &mut Random) {
+    /// A call did not get through. One of before, of which that is heard late, is none of
+    /// the stream's that is there now.
+    pub(super) fn call_failed(&mut self, peer: NodeNumber, random: &mut Random) {
+        let state = self.outbound.get(&peer).map(|outbound| &outbound.state);
+        if matches!(state, Some(OutboundState::Connecting)) {
+            self.wait_to_call(peer, random);
+        }
+    }
+
+    fn wait_to_call(&mut self, peer: NodeNumber, random: &mut Random) {
         let now = self.now;
         if let Some(outbound) = self.outbound.get_mut(&peer) {
             let full =

@@ -249,7 +249,7 @@ impl Process {
         self.wall = wall;
         match input {
             Input::Opened(stream, peer) => self.stream_opened(stream, peer, random),
-            Input::ConnectFailed(peer) => self.wait_to_call(peer, random),
+            Input::ConnectFailed(peer) => self.call_failed(peer, random),
             Input::Accepted(stream) => self.stream_accepted(stream),
             Input::Arrived(stream, cargo) => self.arrived(stream, cargo, random),
             Input::Requested(request) => self.requested(request),
