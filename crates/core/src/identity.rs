@@ -200,10 +200,7 @@ impl ChainHash {
 
     /// The hash after `message`, the encoded `Send` that follows `self`.
     pub fn then(self, message: &[u8]) -> Self {
-        let mut hasher = Xxh3::new();
-        hasher.update(&self.0.to_be_bytes());
-        hasher.update(message);
-        Self(hasher.digest128())
+        Self(hash_of(&[&self.0.to_be_bytes(), message]))
     }
 
     /// The hash a log starts from: `EMPTY` without parents, else a hash of all
@@ -313,6 +310,25 @@ pub struct MemberOpening {
     pub incarnation: Incarnation,
     /// The opening whose database this one opened; `None` if the disk was empty.
     pub opened_from: Option<Incarnation>,
+}
+
+/// xxh3-128 of parts, one after the other. Short ones are put together first: the hash's
+/// own state for parts is larger than they are.
+pub(crate) fn hash_of(parts: &[&[u8]]) -> u128 {
+    const SHORT: usize = 512;
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    if bytes <= SHORT {
+        let mut together = [0; SHORT];
+        let mut at = 0;
+        for part in parts {
+            together[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        return xxh3_128(&together[..bytes]);
+    }
+    let mut hasher = Xxh3::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.digest128()
 }
 
 #[cfg(test)]

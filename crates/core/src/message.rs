@@ -20,6 +20,7 @@ use crate::names::{ChannelName, NameError};
 use crate::wire_format::{Field, Reader, WireError, Writer};
 
 mod channel_operation;
+mod encoding_buffer;
 mod head;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ mod tests;
 pub use channel_operation::{
     ChannelAction, ChannelLimits, ChannelOperation, OperationError, Presentation, Source,
 };
+pub use encoding_buffer::EncodingBuffer;
 pub use head::MessageHead;
 
 /// What a message is. Kinds that this build does not know are stored and
@@ -223,8 +225,20 @@ impl Message {
 
     /// The bytes of the `Send`: ascending fields, as prost would write them.
     pub fn encode(&self) -> Bytes {
-        debug_assert_eq!(self.check(), Ok(()), "only what can be read again is written");
         let mut writer = Writer::with_capacity(self.encoded_length_estimate());
+        self.write(&mut writer);
+        writer.into_bytes()
+    }
+
+    /// The same, at the end of a buffer that many messages share.
+    pub fn encode_into(&self, buffer: &mut EncodingBuffer) -> Bytes {
+        buffer.encode(|writer| self.write(writer))
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        if cfg!(test) {
+            assert_eq!(self.check(), Ok(()), "only what can be read again is written");
+        }
         writer.number(1, self.m_id.get());
         writer.packed(2, self.groups.iter().map(|group| u64::from(group.get())));
         writer.number(3, u64::from(self.kind.number()));
@@ -255,7 +269,6 @@ impl Message {
             });
         }
         writer.bytes(15, &self.payload);
-        writer.into_bytes()
     }
 
     /// Reads a `Send`. Payload and key are parts of `bytes`, not copies; unknown

@@ -56,6 +56,7 @@ const FIXED32: u8 = 5;
 const MAX_FIELD_NUMBER: u64 = (1 << 29) - 1;
 
 /// Appends a varint to a buffer.
+#[inline]
 pub fn put_varint(buffer: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         buffer.push((value as u8) | 0x80);
@@ -65,7 +66,19 @@ pub fn put_varint(buffer: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Takes a varint off the front of a slice.
+#[inline]
 pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, WireError> {
+    // Tags and nearly all lengths have one byte.
+    if let Some((byte, rest)) = bytes.split_first()
+        && *byte < 0x80
+    {
+        *bytes = rest;
+        return Ok(u64::from(*byte));
+    }
+    take_long_varint(bytes)
+}
+
+fn take_long_varint(bytes: &mut &[u8]) -> Result<u64, WireError> {
     let mut value = 0_u64;
     for (index, byte) in bytes.iter().copied().enumerate() {
         // The tenth byte has room for the 64th bit alone.
@@ -103,6 +116,16 @@ impl Writer {
     /// An empty writer with room for so many bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self { buffer: Vec::with_capacity(bytes) }
+    }
+
+    /// Forgets what was written, and keeps its room.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+    }
+
+    /// What was written so far.
+    pub fn written(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// Everything written.
@@ -282,6 +305,7 @@ impl<'a> Reader<'a> {
 
     /// The next field; `None` at the end. After an error there is nothing more to
     /// read.
+    #[inline]
     pub fn next_field(&mut self) -> Result<Option<Field<'a>>, WireError> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -313,6 +337,7 @@ impl<'a> Reader<'a> {
         Ok(Some(Field { number, value }))
     }
 
+    #[inline]
     fn take(&mut self, length: usize) -> Result<&'a [u8], WireError> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(WireError::Truncated)?;
         self.rest = rest;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use interlock_core::limits::MAX_PAYLOAD_BYTES;
-use interlock_core::names::ChannelName;
+use interlock_core::names::check_channel;
 use interlock_rpc::convert::InvalidField;
 use interlock_rpc::status::{PublishOutcome, Reason, refusal};
 use interlock_rpc::v1;
@@ -111,7 +111,7 @@ impl Outgoing {
                 refusal(Reason::InvalidField, text).field(InvalidField::new(field, reason));
             ClientError::from(refused.into_status())
         };
-        ChannelName::parse(&self.channel).map_err(|error| wrong("channel", error.to_string()))?;
+        check_channel(&self.channel).map_err(|error| wrong("channel", error.to_string()))?;
         let size = self.payload.len();
         if size > MAX_PAYLOAD_BYTES {
             let reason = format!("has {size} bytes, more than {MAX_PAYLOAD_BYTES}");

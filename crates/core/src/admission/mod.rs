@@ -31,6 +31,7 @@ use crate::clock::{HybridClock, HybridTime, WallTime};
 use crate::directory::Directory;
 use crate::identity::{GroupNumber, LogName, Mark, MemberOpening, NamespaceNumber};
 use crate::limits::MAX_CHANNELS_PER_NAMESPACE;
+use crate::message::EncodingBuffer;
 use crate::projection::publishers::Publishers;
 use crate::replication::log_table::LogTable;
 use crate::topology::Topology;
@@ -110,6 +111,8 @@ pub struct Admission {
     node_closed: ClosedReasons,
     /// Channels, deleted ones included, that a namespace may have.
     channel_quota: usize,
+    /// What is encoded here is written there.
+    encoding: EncodingBuffer,
 }
 
 impl Admission {
@@ -143,6 +146,7 @@ impl Admission {
             namespaces,
             node_closed: ClosedReasons::default(),
             channel_quota: MAX_CHANNELS_PER_NAMESPACE,
+            encoding: EncodingBuffer::new(),
         };
         admission.set_topology(topology);
         admission

@@ -88,7 +88,7 @@ impl Admission {
             message.parents.extend_from_slice(&row.parents);
             self.logs.open(row.clone()).expect("parents are tips that are held, and few");
         }
-        let bytes = message.encode();
+        let bytes = message.encode_into(&mut self.encoding);
         let hash = previous.hash.then(&bytes);
         let mark = Mark { m_id: name.m_id, hash };
         self.logs.note_appended(&name.log, mark, message.stamp);

@@ -183,7 +183,8 @@ impl Admission {
         }
         let mut message = Message {
             m_id: MessageNumber::ZERO,
-            groups: state.groups.clone(),
+            // Lent, and given back below: a copy would be an allocation for each message.
+            groups: std::mem::take(&mut state.groups),
             kind: MessageKind::Publication,
             stamp: HybridTime::ZERO,
             parents: Vec::new(),
@@ -201,9 +202,10 @@ impl Admission {
         // there is nothing to apply to it.
         let entry = self.append_own(now, place, &mut message);
         let name = entry.name();
+        let state = self.state_mut(namespace);
+        state.groups = message.groups;
         if let Some((position, digest)) = recorded {
-            let publishers = &mut self.state_mut(namespace).publishers;
-            publishers.record(&position, &name, digest, entry.stamp, now);
+            state.publishers.record(&position, &name, digest, entry.stamp, now);
         }
         Ok(Published::Stored { name, entry })
     }

@@ -110,6 +110,7 @@ impl<'a> MessageHead<'a> {
     }
 
     /// Takes a field if it belongs to the head.
+    #[inline]
     pub(super) fn take(&mut self, field: &Field<'a>) -> Result<bool, DecodeError> {
         match field.number {
             1 => self.m_id = MessageNumber::new(field.number()?),

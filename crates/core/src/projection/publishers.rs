@@ -10,11 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use thiserror::Error;
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock::{HybridTime, WallTime};
 use crate::identity::{
-    Incarnation, MessageName, MessageNumber, PathName, PublisherSequence, SessionId,
+    Incarnation, MessageName, MessageNumber, PathName, PublisherSequence, SessionId, hash_of,
 };
 use crate::limits::{
     MAX_IN_FLIGHT_PUBLICATIONS, MAX_SESSION_ANSWERS_PER_NAMESPACE, MAX_SESSIONS_PER_NAMESPACE,
@@ -31,16 +30,11 @@ pub struct PublicationDigest([u8; 16]);
 impl PublicationDigest {
     /// The digest of a publication's content.
     pub fn of(channel: &str, key: &[u8], payload: &[u8]) -> Self {
-        let mut hasher = Xxh3::new();
         // Lengths first, so that no two contents have the same bytes.
         let mut lengths = [0; 8];
         lengths[..4].copy_from_slice(&(channel.len() as u32).to_be_bytes());
         lengths[4..].copy_from_slice(&(key.len() as u32).to_be_bytes());
-        hasher.update(&lengths);
-        hasher.update(channel.as_bytes());
-        hasher.update(key);
-        hasher.update(payload);
-        Self(hasher.digest128().to_be_bytes())
+        Self(hash_of(&[&lengths, channel.as_bytes(), key, payload]).to_be_bytes())
     }
 
     pub(super) const fn from_bytes(bytes: [u8; 16]) -> Self {

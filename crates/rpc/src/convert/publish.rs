@@ -78,20 +78,20 @@ impl IntoCore for v1::Publication {
     type Core = Publication;
 
     fn into_core(self) -> Result<Publication, InvalidField> {
-        within("payload", self.payload.len(), MAX_PAYLOAD_BYTES)?;
-        within("key", self.key.len(), MAX_KEY_BYTES)?;
-        let trace = match self.traceparent.as_str() {
-            "" => None,
-            // By the specification a broken context is dropped, not refused.
-            text => trace::parse_traceparent(text).filter(trace::is_sampled),
-        };
-        Ok(Publication {
-            channel: channel_name(&self.channel, "channel")?,
-            payload: self.payload,
-            key: self.key,
-            trace,
-        })
+        let channel = channel_name(&self.channel, "channel")?;
+        of_channel(self, channel)
     }
+}
+
+fn of_channel(asked: v1::Publication, channel: ChannelName) -> Result<Publication, InvalidField> {
+    within("payload", asked.payload.len(), MAX_PAYLOAD_BYTES)?;
+    within("key", asked.key.len(), MAX_KEY_BYTES)?;
+    let trace = match asked.traceparent.as_str() {
+        "" => None,
+        // By the specification a broken context is dropped, not refused.
+        text => trace::parse_traceparent(text).filter(trace::is_sampled),
+    };
+    Ok(Publication { channel, payload: asked.payload, key: asked.key, trace })
 }
 
 /// Why a frame of publications is refused as a whole.
@@ -110,11 +110,19 @@ pub fn publications(
 ) -> Result<Vec<Publication>, InvalidPublications> {
     at_most(publications.len(), MAX_PUBLICATIONS_PER_REQUEST, "publications")
         .map_err(|field| InvalidPublications { index: None, field })?;
+    // Those of one channel mostly come together: its name is checked once.
+    let mut last: Option<ChannelName> = None;
     publications
         .into_iter()
         .enumerate()
-        .map(|(index, publication)| {
-            publication.into_core().map_err(|error| InvalidPublications {
+        .map(|(index, asked)| {
+            let known = last.take().filter(|name| name.as_str() == asked.channel);
+            let made = known.map_or_else(|| channel_name(&asked.channel, "channel"), Ok);
+            let made = made.and_then(|channel| {
+                last = Some(channel.clone());
+                of_channel(asked, channel)
+            });
+            made.map_err(|error| InvalidPublications {
                 index: Some(index),
                 field: error.within(&format!("publications[{index}]")),
             })
