@@ -3,6 +3,7 @@
 //! always built with one set of features and RocksDB is compiled once.
 
 mod checks;
+mod compare;
 mod demo;
 mod faults;
 mod live_table;
@@ -81,6 +82,16 @@ enum Task {
             conflicts_with_all = ["seconds", "key_layouts", "log_rates"])]
         recovery: Option<u64>,
     },
+    /// Interlock and nats-server by the same works, by turns: ratios of medians, and which
+    /// goals are met (docs/benchmarks.md).
+    BenchCompare {
+        /// In under ten minutes; the page is not written.
+        #[arg(long)]
+        quick: bool,
+        /// One JSON object with the goals on stdout, and nothing else.
+        #[arg(long)]
+        json: bool,
+    },
     /// Run a fuzz target with random and mutated inputs (cargo-fuzz where a nightly toolchain is there).
     Fuzz {
         /// Which target; all when left out.
@@ -118,6 +129,10 @@ fn run(task: Task) -> Result<()> {
         Task::Measure { log_rates: true, .. } => measure::log_rates(&root),
         Task::Measure { recovery: Some(messages), .. } => recovery::measure(&root, messages),
         Task::Measure { seconds, .. } => measure::mesh(&root, seconds),
+        Task::BenchCompare { quick, json } => {
+            let options = if quick { compare::Options::QUICK } else { compare::Options::FULL };
+            compare::compare(&root, &compare::Options { json, ..options })
+        }
         Task::Fuzz { target, seconds } => checks::fuzz(&root, target.as_deref(), seconds),
     }
 }
