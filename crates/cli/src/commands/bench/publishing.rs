@@ -90,8 +90,8 @@ pub(super) async fn publish_stream(
         let brake = Arc::clone(&brake);
         tasks.spawn(async move {
             match pace {
-                Some(pace) => connection.keep_pace(pace).await,
-                None => connection.as_acknowledged(brake.as_ref()).await,
+                Some(pace) => connection.by_pace(pace).await,
+                None => connection.within_window(brake.as_ref()).await,
             }
         });
     }
@@ -201,7 +201,7 @@ struct Sent {
 
 impl Connection {
     /// Publishes for its time, as much as the window lets it.
-    async fn as_acknowledged(mut self, brake: &impl Brake) -> Outcome {
+    async fn within_window(mut self, brake: &impl Brake) -> Outcome {
         let (sent, counting) = self.count_receipts();
         let mut published = 0;
         while self.begun.elapsed() < self.time {
@@ -225,7 +225,7 @@ impl Connection {
     }
 
     /// Publishes each message when its moment has come.
-    async fn keep_pace(mut self, pace: Pace) -> Outcome {
+    async fn by_pace(mut self, pace: Pace) -> Outcome {
         let (sent, counting) = self.count_receipts();
         let mut moments = numbers(pace, self.time);
         let mut due = Vec::new();
